@@ -1,0 +1,47 @@
+# make demo   install into .venv and run the demonstration
+# make test   install for development into .venv and run every test
+# make lint   ruff and mypy
+#
+# PYTHON is the interpreter that makes the virtual environment VENV. pip's own settings apply, so PIP_FIND_LINKS or
+# PIP_EXTRA_INDEX_URL can point at a CPU build of torch.
+
+PYTHON ?= python3
+VENV ?= .venv
+
+BIN := $(VENV)/bin
+INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt
+SOURCES := $(shell find lm_bounds -name '*.py' -o -name '*.yaml')
+PACKAGING := pyproject.toml constraints.txt README.md $(wildcard lm_bounds/tasks/yaml/*.yaml)
+
+.PHONY: demo test lint clean
+
+# An editable install, where there is one, serves the demonstration as well.
+demo: $(if $(wildcard $(VENV)/test.stamp),$(VENV)/test.stamp,$(VENV)/demo.stamp)
+	$(BIN)/python examples/demo.py
+
+test: $(VENV)/test.stamp
+	$(BIN)/python -m pytest -n auto
+
+lint: $(VENV)/lint.stamp
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+clean:
+	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/demo.stamp: $(PACKAGING) $(SOURCES) | $(BIN)/python
+	$(INSTALL) .
+	touch $@
+
+$(VENV)/test.stamp: $(PACKAGING) | $(BIN)/python
+	$(INSTALL) -e '.[test]'
+	touch $@
+
+$(VENV)/lint.stamp: $(VENV)/test.stamp
+	$(INSTALL) -e '.[dev]'
+	touch $@

@@ -1,0 +1,62 @@
+"""Numbers in, a bound out: concentration inequalities, upper confidence bounds, the pilot's choice, vacuity."""
+
+from lm_bounds.bounds.azuma import Azuma, azuma_bound
+from lm_bounds.bounds.freedman import Freedman, freedman_bound
+from lm_bounds.bounds.kl_inf import KlInf
+from lm_bounds.bounds.losses import (
+    METRICS,
+    PAPER_SMOOTHING_GRID,
+    SMOOTHING_GRID,
+    BitsPerDimension,
+    Loss,
+    TopKError,
+    loss_from_dict,
+    make_loss,
+    top_k,
+)
+from lm_bounds.bounds.methods import METHODS, choose_method, method_class, method_from_dict
+from lm_bounds.bounds.paper import Paper, paper_bound
+from lm_bounds.bounds.protocol import Bound, Method, Problem, certify, complexity_rate
+from lm_bounds.bounds.statistics import TokenStatistics, window_means
+from lm_bounds.bounds.upper import (
+    chernoff_kl_upper,
+    hoeffding_upper,
+    kl_inf_upper,
+    two_point_upper,
+)
+from lm_bounds.bounds.vacuity import vacuous_at
+
+__all__ = [
+    "METHODS",
+    "METRICS",
+    "PAPER_SMOOTHING_GRID",
+    "SMOOTHING_GRID",
+    "Azuma",
+    "BitsPerDimension",
+    "Bound",
+    "Freedman",
+    "KlInf",
+    "Loss",
+    "Method",
+    "Paper",
+    "Problem",
+    "TokenStatistics",
+    "TopKError",
+    "azuma_bound",
+    "certify",
+    "chernoff_kl_upper",
+    "choose_method",
+    "complexity_rate",
+    "freedman_bound",
+    "hoeffding_upper",
+    "kl_inf_upper",
+    "loss_from_dict",
+    "make_loss",
+    "method_class",
+    "method_from_dict",
+    "paper_bound",
+    "top_k",
+    "two_point_upper",
+    "vacuous_at",
+    "window_means",
+]

@@ -1,0 +1,137 @@
+"""``freedman``: a Freedman-type bound with a predictable centre (Finzi et al. 2025).
+
+    A_i = (Y_i - l_i)/Delta > -1,   mu <= mean[ Y_i - (Delta/s) ln(1 + s A_i) ] + (Delta/s)(K + ln(G/delta_1))/m
+
+Y_i = clip(y0 + y1 H_i, l_min, l_max) is predictable and Delta = l_max - l_min, so that 1 + s A_i >= 1 - s > 0 for
+every s of the grid; ln G is paid as the selection bits of s. Z is the summand plus the complexity term; at l = l_max it is
+convex in Y, so z_max is the larger of its values at the smallest and the largest centre.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from lm_bounds.bounds.base import SampledMethod
+from lm_bounds.bounds.protocol import Columns, Problem, complexity_rate, constant_failure_probs
+from lm_bounds.bounds.search import Point, level_rate, minimise_on_grid, sampling_upper
+from lm_bounds.bounds.statistics import FloatArray, TokenStatistics, window_means
+from lm_bounds.errors import UsageError
+
+N_CENTRES = 1 << 8  # y0 = l_max k/255: 8 bits
+N_SLOPES = 1 << 8  # y1 = 2 k/255: 8 bits
+STEP_GRID: tuple[float, ...] = tuple(2.0 ** (-(k + 1) / 4) for k in range(64))  # s: 6 bits, from 0.84 to 1.5e-5
+_PILOT_TOKENS = 1 << 14
+
+
+def freedman_bound(losses: npt.ArrayLike, centres: npt.ArrayLike, scale: float, rate: float, step: float) -> float:
+    """mean[ Y_i - (Delta/s) ln(1 + s A_i) ] + (Delta/s) rate, with A_i = (Y_i - l_i)/Delta.
+
+    Args:
+        losses: l_i of all m tokens of the corpus.
+        centres: Y_i, predictable; one number or the losses' shape.
+        scale: Delta > 0.
+        rate: (K + ln(G/delta_1))/m in nats per token, >= 0, G the number of steps that s was chosen from.
+        step: s in (0, 1).
+
+    Raises:
+        UsageError: for a step outside (0, 1), or where some 1 + s A_i is not positive.
+
+    Source: Finzi et al. 2025.
+
+    >>> round(freedman_bound([0.2, 1.5], [0.5, 1.0], 4.0, 0.05, 0.5) - 0.85, 6)
+    0.41183
+    """
+    if not 0.0 < step < 1.0 or not scale > 0.0 or not rate >= 0.0:
+        raise UsageError(f"freedman needs 0 < s < 1, Delta > 0, rate >= 0; {step}, {scale}, {rate} were given")
+    centre = np.broadcast_to(np.asarray(centres, dtype=np.float64), np.shape(losses))
+    growth = 1.0 + step * (centre - np.asarray(losses, dtype=np.float64)) / scale
+    if not bool(np.all(growth > 0.0)):
+        raise UsageError("freedman needs (Y_i - l_i)/Delta > -1 for every token: choose a larger Delta")
+    return float(np.mean(centre - scale / step * np.log(growth)) + scale / step * rate)
+
+
+@dataclass(frozen=True)
+class Freedman(SampledMethod):
+    """The method with its parameters fixed.
+
+    Args:
+        centre_index: of y0, 0 <= k < 2^8.
+        slope_index: of y1, 0 <= k < 2^8.
+        step_index: of s in ``STEP_GRID``.
+    """
+
+    name: ClassVar[str] = "freedman"
+
+    centre_index: int
+    slope_index: int
+    step_index: int
+
+    @classmethod
+    def choose(cls, problem: Problem, pilot: TokenStatistics) -> Freedman:
+        """The grid points with the lowest whole bound predicted on the pilot; then the sampling ceiling."""
+        delta_1, delta_2 = constant_failure_probs(problem)
+        sampling_rate = level_rate(delta_2, problem.n_windows)
+
+        def fit(point: Point, sample: TokenStatistics) -> tuple[Freedman, float]:
+            smoothing = point[3] if len(point) == 4 else None
+            method = cls(problem.metric, problem.vocab_size, smoothing, *point[:3], sampling_ceiling=math.inf)
+            rate = complexity_rate(problem, method.selection(), delta_1)
+            columns = method.columns(sample)
+            means = {name: window_means(values, sample.window_sizes) for name, values in columns.items()}
+            ceiling, predicted = sampling_upper(
+                method.statistic(means, rate), method.statistic_max(rate), sampling_rate
+            )
+            return replace(method, sampling_ceiling=ceiling), predicted
+
+        smoothed = problem.metric == "bpd"
+        sizes = [N_CENTRES, N_SLOPES, len(STEP_GRID)] + ([len(cls.smoothing_grid)] if smoothed else [])
+        tail = (64,) if smoothed else ()
+        starts: list[Point] = [(centre, slope, 8, *tail) for centre, slope in ((8, 128), (64, 0))]
+        thinned = pilot.thinned(_PILOT_TOKENS)
+        point, _ = minimise_on_grid(lambda at: fit(at, thinned)[1], sizes, starts)
+        return fit(point, pilot)[0]
+
+    def grids(self) -> tuple[tuple[str, int, int], ...]:
+        """The centre's two coefficients and the step."""
+        return (
+            ("centre y0", self.centre_index, N_CENTRES),
+            ("centre y1", self.slope_index, N_SLOPES),
+            ("step s", self.step_index, len(STEP_GRID)),
+        )
+
+    def columns(self, statistics: TokenStatistics) -> dict[str, FloatArray]:
+        """``loss``, ``centre`` Y_i and ``log_growth`` ln(1 + s A_i) of every token."""
+        losses = self.loss.of(statistics)
+        centres = self.centres(statistics.entropy_bits)
+        step = STEP_GRID[self.step_index]
+        growth = np.log1p(step * (centres - losses) / self.loss.loss_range)
+        return {"loss": losses, "centre": centres, "log_growth": growth}
+
+    def statistic(self, means: Columns, rate: float) -> FloatArray:
+        """Z = Y - (Delta/s) ln(1 + s A) + (Delta/s) rate, each term a window mean."""
+        scale = self.loss.loss_range / STEP_GRID[self.step_index]
+        return np.asarray(means["centre"] - scale * means["log_growth"] + scale * rate, dtype=np.float64)
+
+    def statistic_max(self, rate: float) -> float:
+        """The larger of Z at l = l_max with the smallest and with the largest centre."""
+        step, loss = STEP_GRID[self.step_index], self.loss
+        scale = loss.loss_range / step
+        ends = self.centres(np.array([0.0, math.log2(self.vocab_size)]))
+        growth = np.log1p(step * (ends - loss.loss_max) / loss.loss_range)
+        return float(np.max(ends - scale * growth + scale * rate))
+
+    def centres(self, entropy_bits: FloatArray) -> FloatArray:
+        """Y_i = clip(y0 + y1 H_i, l_min, l_max), H_i clamped to [0, log2 V]; shape (tokens,)."""
+        entropies = np.clip(entropy_bits, 0.0, math.log2(self.vocab_size))
+        offset = self.loss.loss_max * self.centre_index / (N_CENTRES - 1)
+        slope = 2.0 * self.slope_index / (N_SLOPES - 1)
+        return np.clip(offset + slope * entropies, self.loss.loss_min, self.loss.loss_max)
+
+    def values(self) -> dict[str, Any]:
+        """s."""
+        return {"step": STEP_GRID[self.step_index]}

@@ -1,0 +1,138 @@
+"""``kl_inf``: the mean ceiling minus e^-rho times the geometric mean of the headroom.
+
+    mu <= mean c_i - exp( mean ln(c_i - l_i) - rho ),      c_i = b + c1 H_i > l_max
+
+Linearised at a real t so that windows can be sampled (e^A >= e^t (1 + A - t)):
+
+    Z_i = c_i - e^t ( 1 - t - rho + ln(c_i - l_i) )
+
+Z increases with the loss, and at l = l_max it is convex in the ceiling, so z_max is the larger of its values at the
+smallest (H = 0) and the largest (H = log2 V) ceiling.
+
+Proof. E[(c_i - l_i)/(c_i - u_i) | x_<i] = 1 with u_i = E[l_i | x_<i]; the running product of these ratios is a
+non-negative martingale of mean 1; Ville's inequality at level P(h) delta_1, a union over h, and AM-GM on c_i - u_i.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import numpy as np
+
+from lm_bounds.bounds.base import SampledMethod
+from lm_bounds.bounds.protocol import Columns, Problem, complexity_rate, constant_failure_probs
+from lm_bounds.bounds.search import Point, level_rate, minimise_on_grid, sampling_upper
+from lm_bounds.bounds.statistics import FloatArray, TokenStatistics, window_means
+
+N_MARGINS = 1 << 16  # b = l_max (1 + 2^(-12 + 36 k/65535)): 16 bits
+N_SLOPES = 1 << 8  # c1 = 2 k/255: 8 bits
+_PILOT_TOKENS = 1 << 14  # the search looks at about so many tokens of the pilot
+
+
+def ceiling_offset(loss_max: float, margin_index: int) -> float:
+    """b of the ceiling b + c1 H, above l_max by a factor on a log grid of 2^16 points."""
+    return loss_max * (1.0 + math.pow(2.0, -12.0 + 36.0 * margin_index / (N_MARGINS - 1)))
+
+
+def ceiling_slope(slope_index: int) -> float:
+    """c1 of the ceiling b + c1 H, on a grid of 2^8 points in [0, 2]."""
+    return 2.0 * slope_index / (N_SLOPES - 1)
+
+
+@dataclass(frozen=True)
+class KlInf(SampledMethod):
+    """The method with its parameters fixed.
+
+    Args:
+        margin_index: of b, 0 <= k < 2^16.
+        slope_index: of c1, 0 <= k < 2^8.
+        linearisation: t, any real.
+    """
+
+    name: ClassVar[str] = "kl_inf"
+
+    margin_index: int
+    slope_index: int
+    linearisation: float
+
+    @classmethod
+    def choose(cls, problem: Problem, pilot: TokenStatistics) -> KlInf:
+        """The grid points with the lowest whole bound predicted on the pilot; then t and the sampling ceiling."""
+        smoothed = problem.metric == "bpd"
+        search = _PilotSearch(problem, pilot.thinned(_PILOT_TOKENS))
+        sizes = [N_MARGINS, N_SLOPES] + ([len(cls.smoothing_grid)] if smoothed else [])
+        starts: list[Point] = [
+            (margin, slope, *((64,) if smoothed else ())) for margin in (16_000, 32_000) for slope in (0, 100)
+        ]
+        point, _ = minimise_on_grid(lambda at: search.fit(at)[1], sizes, starts)
+        return _PilotSearch(problem, pilot).fit(point)[0]
+
+    def grids(self) -> tuple[tuple[str, int, int], ...]:
+        """The ceiling's two coefficients."""
+        return (("ceiling b", self.margin_index, N_MARGINS), ("ceiling c1", self.slope_index, N_SLOPES))
+
+    def columns(self, statistics: TokenStatistics) -> dict[str, FloatArray]:
+        """``loss``, ``ceiling`` c_i and ``log_headroom`` ln(c_i - l_i) of every token."""
+        losses = self.loss.of(statistics)
+        ceilings = self.ceilings(statistics.entropy_bits)
+        return {"loss": losses, "ceiling": ceilings, "log_headroom": np.log(ceilings - losses)}
+
+    def statistic(self, means: Columns, rate: float) -> FloatArray:
+        """Z = c - e^t (1 - t - rho + ln(c - l)), each term a window mean."""
+        t = self.linearisation
+        linear = 1.0 - t - rate + means["log_headroom"]
+        return np.asarray(means["ceiling"] - math.exp(t) * linear, dtype=np.float64)
+
+    def statistic_max(self, rate: float) -> float:
+        """The larger of Z at l = l_max, H = 0 and at l = l_max, H = log2 V."""
+        t, loss_max = self.linearisation, self.loss.loss_max
+        ends = self.ceilings(np.array([0.0, math.log2(self.vocab_size)]))
+        return float(np.max(ends - math.exp(t) * (1.0 - t - rate + np.log(ends - loss_max))))
+
+    def values(self) -> dict[str, Any]:
+        """b and c1."""
+        return {
+            "ceiling_offset": ceiling_offset(self.loss.loss_max, self.margin_index),
+            "ceiling_slope": ceiling_slope(self.slope_index),
+        }
+
+    def ceilings(self, entropy_bits: FloatArray) -> FloatArray:
+        """c_i = b + c1 H_i, with H_i clamped to [0, log2 V]; shape (tokens,)."""
+        offset = ceiling_offset(self.loss.loss_max, self.margin_index)
+        return offset + ceiling_slope(self.slope_index) * np.clip(entropy_bits, 0.0, math.log2(self.vocab_size))
+
+
+class _PilotSearch:
+    """The whole bound predicted on a pilot sample, as a function of the grid indices."""
+
+    def __init__(self, problem: Problem, pilot: TokenStatistics) -> None:
+        self.problem, self.pilot = problem, pilot
+        self.delta_1, delta_2 = constant_failure_probs(problem)
+        self.sampling_rate = level_rate(delta_2, problem.n_windows)
+        self._losses: dict[int | None, FloatArray] = {}
+
+    def fit(self, point: Point) -> tuple[KlInf, float]:
+        """The method at a point, with the t and the sampling ceiling that fit the pilot; the predicted bound."""
+        smoothing = point[2] if len(point) == 3 else None
+        problem = self.problem
+        method = KlInf(
+            problem.metric, problem.vocab_size, smoothing, point[0], point[1], 0.0, sampling_ceiling=math.inf
+        )
+        rate = complexity_rate(problem, method.selection(), self.delta_1)
+        means = self._means(method)
+        method = replace(method, linearisation=float(means["log_headroom"].mean()) - rate)
+        ceiling, predicted = sampling_upper(
+            method.statistic(means, rate), method.statistic_max(rate), self.sampling_rate
+        )
+        return replace(method, sampling_ceiling=ceiling), predicted
+
+    def _means(self, method: KlInf) -> dict[str, FloatArray]:
+        index = method.smoothing_index
+        if index not in self._losses:
+            self._losses[index] = method.loss.of(self.pilot)
+        ceilings = method.ceilings(self.pilot.entropy_bits)
+        headroom = np.log(ceilings - self._losses[index])
+        sizes = self.pilot.window_sizes
+        return {"ceiling": window_means(ceilings, sizes), "log_headroom": window_means(headroom, sizes)}

@@ -1,0 +1,77 @@
+"""What the bounds need to know of every scored token, as plain arrays."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from lm_bounds.errors import UsageError
+
+FloatArray = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class TokenStatistics:
+    """Statistics of the scored tokens of a sample of windows, window after window.
+
+    Args:
+        log2_prob: log2 of the unsmoothed probability of the token, <= 0; -inf where the model failed.
+        rank: 1 + number of other tokens whose logit is at least as large (ties count against the model).
+        entropy_bits: entropy of the unsmoothed predictive distribution, in [0, log2 V].
+        max_prob: the largest probability of that distribution.
+        window_sizes: scored tokens of each window, each >= 1; they sum to the length of the other arrays.
+    """
+
+    log2_prob: FloatArray  # shape: (tokens,)
+    rank: IntArray  # shape: (tokens,)
+    entropy_bits: FloatArray  # shape: (tokens,)
+    max_prob: FloatArray  # shape: (tokens,)
+    window_sizes: IntArray  # shape: (windows,)
+
+    def __post_init__(self) -> None:
+        n_tokens = int(self.window_sizes.sum())
+        lengths = {len(self.log2_prob), len(self.rank), len(self.entropy_bits), len(self.max_prob)}
+        if lengths != {n_tokens} or n_tokens == 0 or int(self.window_sizes.min()) < 1:
+            raise UsageError(
+                f"token statistics need arrays of equal length that the window sizes add up to; "
+                f"lengths {sorted(lengths)}, sum of window sizes {n_tokens}"
+            )
+
+    @property
+    def n_tokens(self) -> int:
+        """Number of scored tokens."""
+        return len(self.log2_prob)
+
+    @property
+    def n_windows(self) -> int:
+        """Number of windows."""
+        return len(self.window_sizes)
+
+    def thinned(self, n_tokens: int) -> TokenStatistics:
+        """Every k-th token of each window, k the smallest step that leaves about ``n_tokens`` tokens in all."""
+        step = -(-self.n_tokens // n_tokens)
+        if step <= 1:
+            return self
+        starts = np.repeat(np.cumsum(self.window_sizes) - self.window_sizes, self.window_sizes)
+        keep = (np.arange(self.n_tokens) - starts) % step == 0
+        return TokenStatistics(
+            self.log2_prob[keep],
+            self.rank[keep],
+            self.entropy_bits[keep],
+            self.max_prob[keep],
+            -(-self.window_sizes // step),
+        )
+
+
+def window_means(values: npt.ArrayLike, window_sizes: IntArray) -> FloatArray:
+    """Mean of per-token ``values`` in each window, in float64.
+
+    >>> window_means([1.0, 3.0, 5.0], np.array([2, 1]))
+    array([2., 5.])
+    """
+    starts = np.cumsum(window_sizes) - window_sizes
+    sums = np.add.reduceat(np.asarray(values, dtype=np.float64), starts)
+    return np.asarray(sums / window_sizes, dtype=np.float64)

@@ -1,0 +1,153 @@
+"""Upper confidence bounds of a mean from bounded or upper-bounded observations.
+
+Notation: ``values`` are v_1..v_n, ``rate`` is ln(1/failure probability)/n (or the complexity rate rho when v is the
+whole corpus), both in nats per observation.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import numpy.typing as npt
+
+from lm_bounds.errors import UsageError
+
+FloatArray = npt.NDArray[np.float64]
+
+
+def kl_inf_upper(values: npt.ArrayLike, ceilings: npt.ArrayLike, rate: float) -> float:
+    """Upper bound of the mean of the conditional expectations of ``values``, each below its predictable ceiling.
+
+        mean c_i - exp( mean ln(c_i - v_i) - rate )
+
+    Valid with probability at least 1 - failure_prob when ``rate`` is ln(1/failure_prob)/n and each c_i was fixed
+    before v_i was seen; v may be negative without limit.
+
+    Args:
+        values: observations, shape (n,), any unit.
+        ceilings: one number or shape (n,), same unit, each greater than its value.
+        rate: nats per observation, >= 0.
+
+    Raises:
+        UsageError: for an empty sample, a value not below its ceiling, or a negative rate.
+
+    Source: the dual of the KL_inf bound (Honda & Takemura 2010; Waudby-Smith & Ramdas 2024); with one constant
+    ceiling and 0/1 values it is the Chernoff-kl bound.
+
+    >>> round(kl_inf_upper([0.0, 1.0], 2.0, 0.0), 6)
+    0.585786
+    """
+    observed = np.asarray(values, dtype=np.float64)
+    ceiling = np.broadcast_to(np.asarray(ceilings, dtype=np.float64), observed.shape)
+    if observed.size == 0:
+        raise UsageError("an upper confidence bound needs at least one value, none was given")
+    if not rate >= 0.0:
+        raise UsageError(f"rate must be >= 0 nats per observation, {rate} was given")
+    headroom = ceiling - observed
+    if not bool(np.all(headroom > 0.0)):
+        raise UsageError("every value must be below its ceiling: choose a larger ceiling")
+    return float(ceiling.mean() - math.exp(float(np.log(headroom).mean()) - rate))
+
+
+def hoeffding_upper(mean: float, value_range: float, n: int, failure_prob: float) -> float:
+    """Hoeffding's upper bound: mean + range sqrt( ln(1/failure_prob) / (2n) ).
+
+    Args:
+        mean: sample mean of n i.i.d. values.
+        value_range: length of an interval that holds every value, >= 0.
+        n: sample size, >= 1.
+        failure_prob: in (0, 1].
+
+    Raises:
+        UsageError: for arguments outside these ranges.
+
+    Source: Hoeffding 1963; Lotfi et al. 2024, Eq. (5).
+
+    >>> round(hoeffding_upper(0.5, 1.0, 10_000, 0.05), 6)
+    0.512239
+    """
+    if n < 1 or not 0.0 < failure_prob <= 1.0 or not value_range >= 0.0:
+        raise UsageError(
+            f"hoeffding_upper needs n >= 1, 0 < failure_prob <= 1 and value_range >= 0; "
+            f"n={n}, failure_prob={failure_prob}, value_range={value_range} were given"
+        )
+    return mean + value_range * math.sqrt(-math.log(failure_prob) / (2 * n))
+
+
+def two_point_upper(mean: float, low: float, high: float, ceiling: float, rate: float) -> float:
+    """The largest ``kl_inf_upper`` of any values in [low, high] with the given mean, for one constant ceiling.
+
+        c - exp( (1 - p) ln(c - low) + p ln(c - high) - rate ),  p = (mean - low)/(high - low)
+
+    ln(c - v) is concave in v, so the two-point distribution on {low, high} is the worst.
+
+    Args:
+        mean: of the values, in [low, high].
+        low, high: the values' range.
+        ceiling: greater than ``high``.
+        rate: nats per observation, >= 0.
+
+    Raises:
+        UsageError: for a mean outside the range or a ceiling that is not above it.
+    """
+    if not low <= mean <= high or not ceiling > high or not rate >= 0.0:
+        raise UsageError(
+            f"two_point_upper needs low <= mean <= high < ceiling and rate >= 0; mean={mean}, low={low}, "
+            f"high={high}, ceiling={ceiling}, rate={rate} were given"
+        )
+    share = (mean - low) / (high - low) if high > low else 0.0
+    log_headroom = (1 - share) * math.log(ceiling - low) + share * math.log(ceiling - high)
+    return ceiling - math.exp(log_headroom - rate)
+
+
+def chernoff_kl_upper(mean: float, low: float, high: float, rate: float) -> float:
+    """The Chernoff-kl upper bound: the largest q with kl((mean - low)/(high - low), q) <= rate, scaled back.
+
+    kl is the Bernoulli relative entropy. Valid for n i.i.d. values in [low, high] with
+    rate = ln(1/failure_prob)/n, without any choice to pay for.
+
+    Args:
+        mean: sample mean, in [low, high].
+        low, high: the values' range.
+        rate: nats per observation, >= 0.
+
+    Raises:
+        UsageError: for a mean outside the range or a negative rate.
+
+    Source: Chernoff 1952, Hoeffding 1963 (Theorem 1).
+
+    >>> round(chernoff_kl_upper(0.0, 0.0, 1.0, 0.5), 6)  # 1 - exp(-rate)
+    0.393469
+    """
+    if not low <= mean <= high or not rate >= 0.0:
+        raise UsageError(
+            f"chernoff_kl_upper needs low <= mean <= high and rate >= 0; "
+            f"mean={mean}, low={low}, high={high}, rate={rate} were given"
+        )
+    if high == low:
+        return high
+    share = (mean - low) / (high - low)
+    if share >= 1.0:
+        return high
+    inside, outside = share, 1.0  # kl(share, inside) <= rate < kl(share, outside) = inf
+    for _ in range(200):
+        middle = 0.5 * (inside + outside)
+        if bernoulli_kl(share, middle) <= rate:
+            inside = middle
+        else:
+            outside = middle
+    return low + (high - low) * outside
+
+
+def bernoulli_kl(p: float, q: float) -> float:
+    """Relative entropy of Bernoulli(p) to Bernoulli(q) in nats, for p in [0, 1] and q in (0, 1]; may be inf.
+
+    >>> round(bernoulli_kl(0.5, 0.25), 6)
+    0.143841
+    """
+    if q >= 1.0:
+        return 0.0 if p >= 1.0 else math.inf
+    left = p * math.log(p / q) if p > 0.0 else 0.0
+    right = (1 - p) * math.log((1 - p) / (1 - q)) if p < 1.0 else 0.0
+    return left + right

@@ -1,0 +1,238 @@
+"""What a certificate is made from: the plan that was fixed before the certifying draws, and what they showed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from lm_bounds.bounds import Bound, Method, Problem, certify
+from lm_bounds.bounds.statistics import FloatArray, IntArray
+from lm_bounds.codelength import CodeLength, LedgerItem, length_prefix
+from lm_bounds.errors import UsageError
+from lm_bounds.sampling import stream_seed
+from lm_bounds.settings import Settings
+
+
+@dataclass(frozen=True)
+class CorpusFacts:
+    """What identifies a corpus and its scored tokens.
+
+    Args:
+        corpus_id: its id in the registry.
+        source: what the user pointed at.
+        n_tokens: m.
+        n_tokens_kind: ``exact``, ``declared`` or ``lower_bound``.
+        n_documents: documents that hold these tokens.
+        sha256: of the token stream and the document starts.
+        tokenizer_sha256: of the tokenizer that made them.
+        end_of_text_id: the token that ends a document, None where there is none.
+        n_metrics: metrics that the corpus offers; a family-wise failure probability is divided by it.
+    """
+
+    corpus_id: str
+    source: str
+    n_tokens: int
+    n_tokens_kind: str
+    n_documents: int
+    sha256: str
+    tokenizer_sha256: str
+    end_of_text_id: int | None
+    n_metrics: int
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """What identifies the model that was evaluated.
+
+    Args:
+        name: as the user gave it.
+        revision: of the repository it came from, None where that means nothing.
+        architecture: class of the network.
+        dtype: number format of the forward pass.
+        backend: class of the language-model backend.
+        vocab_size: V, the number of logits.
+        n_choices: the smaller of V and the tokenizer's size; a uniform guess is over so many tokens.
+        context: scored tokens of a full window.
+        prefix_token_id: the token before every window.
+        default_prefix: whether that token is the tokenizer's own.
+        batch_size: windows of one forward pass.
+        device: where it ran.
+    """
+
+    name: str
+    revision: str | None
+    architecture: str
+    dtype: str
+    backend: str
+    vocab_size: int
+    n_choices: int
+    context: int
+    prefix_token_id: int
+    default_prefix: bool
+    batch_size: int
+    device: str
+
+    @property
+    def context_rule(self) -> str:
+        """The context of every scored token, in words."""
+        return (
+            f"one prefix token (id {self.prefix_token_id}) and the earlier tokens of the window; windows are the "
+            f"consecutive runs of {self.context} tokens of a document, the last one shorter"
+        )
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that was fixed before the certifying windows were drawn.
+
+    Args:
+        settings: the user's.
+        corpus: facts of the corpus.
+        model: facts of the model.
+        code: the measured weights.
+        settings_ledger: bits of the settings.
+        methods: the method of each metric, parameters fixed on the pilot.
+        n_windows: certifying windows.
+        created: UTC time, ISO 8601.
+    """
+
+    settings: Settings
+    corpus: CorpusFacts
+    model: ModelFacts
+    code: CodeLength
+    settings_ledger: tuple[LedgerItem, ...]
+    methods: Mapping[str, Method]
+    n_windows: int
+    created: str
+
+    @property
+    def metric_failure_prob(self) -> float:
+        """delta of one metric."""
+        share = self.corpus.n_metrics if self.settings.family_wise else 1
+        return self.settings.failure_prob / share
+
+    def overhead(self) -> tuple[LedgerItem, ...]:
+        """What the description costs besides the weights and the method's choices."""
+        return (length_prefix(self.settings.method, self.code.bits), *self.settings_ledger)
+
+    def problem(self, metric: str) -> Problem:
+        """The numbers that the bound of a metric depends on."""
+        return Problem(
+            metric=metric,
+            vocab_size=self.model.vocab_size,
+            n_tokens=self.corpus.n_tokens,
+            n_windows=self.n_windows,
+            description_bits=self.code.bits + sum(entry.bits for entry in self.overhead()),
+            failure_prob=self.metric_failure_prob,
+            shared_draws=self.settings.shared_draws,
+        )
+
+    def charged_bits(self, metric: str) -> float:
+        """K / ln 2: everything charged, selection bits inside."""
+        selection = self.methods[metric].selection()
+        return self.problem(metric).description_bits + sum(bits for _, bits in selection)
+
+    def certify_seed_parts(self) -> list[Any]:
+        """What the certifying draws depend on."""
+        choices = {metric: method.to_dict() for metric, method in sorted(self.methods.items())}
+        return certify_seed_parts(self.settings.to_dict(), asdict(self.model), self.corpus.sha256, self.code, choices)
+
+    def certify_seed(self) -> int:
+        """Seed of the certifying draws."""
+        return stream_seed("certify", *self.certify_seed_parts())
+
+
+def certify_seed_parts(
+    settings: Mapping[str, Any],
+    model: Mapping[str, Any],
+    corpus_sha256: str,
+    code: CodeLength | MeasuredCode,
+    choices: Mapping[str, Any],
+) -> list[Any]:
+    """What the certifying draws depend on: the weights, every choice, the corpus and the draw seed.
+
+    Re-running with any other choice redraws. With ``shared_draws`` above one the weights and the choices are left out,
+    and delta_2 is divided by it instead.
+
+    Args:
+        settings: all settings by name.
+        model: all facts of the model by name.
+        corpus_sha256: of the token stream.
+        code: the measured weights.
+        choices: every metric's method with its parameters.
+    """
+    common = [settings["draw_seed"], corpus_sha256, model["context"]]
+    if settings["shared_draws"] > 1:
+        return ["shared", settings["shared_draws"], *common]
+    evaluated = [model["prefix_token_id"], model["dtype"], code.compressor, code.bits]
+    return [
+        "own",
+        code.sha256,
+        choices,
+        settings["failure_prob"],
+        settings["family_wise"],
+        *evaluated,
+        *common,
+    ]
+
+
+@dataclass(frozen=True)
+class MeasuredCode:
+    """The part of a code length that the draws depend on, as a certificate states it."""
+
+    sha256: str
+    compressor: str
+    bits: float
+
+
+@dataclass(frozen=True)
+class Observations:
+    """What the certifying windows showed, one row per draw, in the order of the draws.
+
+    Args:
+        token_index: the drawn tokens.
+        start, stop: their windows in the token stream.
+        sums: per-window sums of every column, by ``metric/column``, float64.
+    """
+
+    token_index: IntArray  # shape: (windows,)
+    start: IntArray  # shape: (windows,)
+    stop: IntArray  # shape: (windows,)
+    sums: Mapping[str, FloatArray]  # each of shape: (windows,)
+
+    @property
+    def window_sizes(self) -> IntArray:
+        """Scored tokens of every window."""
+        return self.stop - self.start
+
+    @property
+    def n_windows(self) -> int:
+        """Number of windows."""
+        return len(self.token_index)
+
+    def means(self, metric: str) -> dict[str, FloatArray]:
+        """Window means of the columns of a metric.
+
+        Raises:
+            UsageError: when the metric has no columns here.
+        """
+        prefix = metric + "/"
+        found = {
+            name.removeprefix(prefix): np.asarray(values, dtype=np.float64) / self.window_sizes
+            for name, values in self.sums.items()
+            if name.startswith(prefix)
+        }
+        if "loss" not in found:
+            raise UsageError(f"the observations have no column {prefix}loss")
+        return found
+
+    def bound(self, metric: str, method: Method, problem: Problem) -> Bound:
+        """The bound that these observations certify."""
+        means = self.means(metric)
+        if not all(math.isfinite(float(values.sum())) for values in means.values()):
+            raise UsageError(f"the observations of {metric} are not finite")
+        return certify(method, problem, means)

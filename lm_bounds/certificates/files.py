@@ -1,0 +1,102 @@
+"""Reading and writing certificates: canonical JSON, its digest, and files that are never half-written."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lm_bounds.errors import VerificationError
+
+SCHEMA = "lm-bounds/certificate/1"
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """A certificate: its fields, and the file that holds it.
+
+    Args:
+        fields: the JSON object.
+        path: where it is.
+    """
+
+    fields: Mapping[str, Any]
+    path: Path
+
+    @property
+    def claim(self) -> str:
+        """The claim as a sentence."""
+        return str(self.fields["claim"]["sentence"])
+
+    @property
+    def metric(self) -> str:
+        """The bounded metric."""
+        return str(self.fields["claim"]["metric"])
+
+    @property
+    def bound(self) -> float:
+        """The certified value."""
+        return float(self.fields["claim"]["bound"])
+
+    @property
+    def vacuous(self) -> bool:
+        """Whether the bound says nothing."""
+        return bool(self.fields["claim"]["vacuous"])
+
+
+def canonical_json(fields: Mapping[str, Any]) -> bytes:
+    """Sorted keys, no spaces, UTF-8, shortest float digits that round-trip; no NaN."""
+    text = json.dumps(fields, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return text.encode()
+
+
+def digest(fields: Mapping[str, Any]) -> str:
+    """SHA-256 of the canonical JSON without the field ``digest``."""
+    return hashlib.sha256(canonical_json({k: v for k, v in fields.items() if k != "digest"})).hexdigest()
+
+
+def sha256_file(path: Path) -> str:
+    """SHA-256 of a file's bytes."""
+    hasher = hashlib.sha256()
+    with path.open("rb") as stream:
+        while block := stream.read(1 << 20):
+            hasher.update(block)
+    return hasher.hexdigest()
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Writes a file under a temporary name, then renames it: it is there whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(descriptor, "wb") as stream:
+            stream.write(content)
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def read_certificate(path: str | Path) -> dict[str, Any]:
+    """The fields of a certificate file.
+
+    Raises:
+        VerificationError: when it cannot be read, is not JSON, or is not a certificate of a known schema.
+    """
+    try:
+        fields = json.loads(Path(path).read_bytes())
+    except OSError as error:
+        raise VerificationError(f"{path}: cannot be read ({error.strerror}): pass a certificate file") from error
+    except ValueError as error:
+        raise VerificationError(f"{path}: is not JSON ({error}): pass a certificate that lm-bounds wrote") from error
+    if not isinstance(fields, dict) or "schema" not in fields:
+        raise VerificationError(f"{path}: is not a certificate (no field 'schema'): pass one that lm-bounds wrote")
+    if fields["schema"] != SCHEMA:
+        raise VerificationError(f"{path}: schema {fields['schema']!r} is unknown: this version reads {SCHEMA}")
+    return fields

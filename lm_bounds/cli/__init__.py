@@ -1,0 +1,61 @@
+"""The command line: parses, calls one function, prints."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import click
+
+from lm_bounds._version import __version__
+from lm_bounds.cli.bound import bound
+from lm_bounds.cli.compress import compress
+from lm_bounds.cli.corpora import corpora
+from lm_bounds.cli.installation import doctor, tasks_path
+from lm_bounds.cli.run import run
+from lm_bounds.cli.verify import verify
+from lm_bounds.errors import LmBoundsError
+
+__all__ = ["lm_bounds_command", "main"]
+
+
+@click.group(name="lm-bounds", context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="lm-bounds")
+def lm_bounds_command() -> None:
+    """Token-level generalization bounds for language models.
+
+    Exit codes: 0 fine, 1 failed, 2 wrong usage, 3 verification failed.
+    """
+
+
+for _command in (run, compress, bound, verify, corpora, doctor, tasks_path):
+    lm_bounds_command.add_command(_command)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Runs the command line; an error is one line on standard error and a non-zero exit code.
+
+    With LM_BOUNDS_DEBUG set, errors keep their traceback.
+
+    Args:
+        arguments: what was typed after the program's name; ``sys.argv[1:]`` when None.
+    """
+    try:
+        code = lm_bounds_command.main(arguments, prog_name="lm-bounds", standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message())
+        sys.exit(2)
+    except click.ClickException as error:
+        _fail(" ".join(error.format_message().split()), 2)
+    except click.Abort:
+        _fail("interrupted", 1)
+    except LmBoundsError as error:
+        if os.environ.get("LM_BOUNDS_DEBUG"):
+            raise
+        _fail(str(error), error.exit_code)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _fail(message: str, code: int) -> None:
+    click.echo(f"Error: {message}", err=True)
+    sys.exit(code)

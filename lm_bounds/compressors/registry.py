@@ -1,0 +1,101 @@
+"""The compressors by name, and what one of them makes of a set of weights."""
+
+from __future__ import annotations
+
+import difflib
+import time
+from collections.abc import Callable, Mapping
+from importlib.metadata import EntryPoint, entry_points
+from types import MappingProxyType
+
+from lm_bounds.codelength.ledger import CodeLength, total_bits
+from lm_bounds.compressors.arithmetic import Arithmetic
+from lm_bounds.compressors.gzip import Gzip
+from lm_bounds.compressors.protocol import Compressor
+from lm_bounds.errors import UsageError, WeightsError
+from lm_bounds.weights.protocol import Weights
+
+#: The compressors of this package. Others join through the entry-point group below.
+COMPRESSORS: Mapping[str, Callable[[], Compressor]] = MappingProxyType(
+    {
+        "arithmetic": Arithmetic,
+        "gzip": Gzip,
+    }
+)
+
+#: An entry point of this group names a class, or a function without arguments, that makes a ``Compressor``.
+ENTRY_POINT_GROUP = "lm_bounds.compressors"
+
+
+def compressor_names() -> tuple[str, ...]:
+    """Every name that ``get_compressor`` knows, sorted: built-in and installed by others."""
+    return tuple(sorted({*COMPRESSORS, *_installed()}))
+
+
+def get_compressor(name: str) -> Compressor:
+    """The compressor of that name; a built-in one wins over an installed one of the same name.
+
+    Raises:
+        UsageError: there is none, or an installed one cannot be loaded or is no ``Compressor``.
+
+    >>> get_compressor("gzip").exact
+    True
+    """
+    if name in COMPRESSORS:
+        return COMPRESSORS[name]()
+    installed = _installed()
+    if name in installed:
+        return _load(installed[name])
+    names = compressor_names()
+    nearest = difflib.get_close_matches(name.lower(), names, n=1)
+    hint = f"; did you mean {nearest[0]!r}?" if nearest else "."
+    raise UsageError(f"no compressor is called {name!r}{hint} There are: {', '.join(names)}")
+
+
+def measure(weights: Weights, compressor_name: str) -> CodeLength:
+    """Measure weights with one compressor.
+
+    Args:
+        weights: with one parameter or more.
+        compressor_name: a name that ``get_compressor`` knows.
+
+    Returns:
+        The ledger and its sum in bits; ``seconds`` is the time for the ledger alone, not for hashing.
+
+    Raises:
+        UsageError: no such compressor.
+        WeightsError: there is nothing to measure.
+    """
+    compressor = get_compressor(compressor_name)
+    if weights.n_parameters == 0:
+        raise WeightsError(f"{weights.source} holds no parameters: there is nothing to measure")
+    started = time.perf_counter()
+    ledger = compressor.ledger(weights)
+    seconds = time.perf_counter() - started
+    return CodeLength(
+        compressor=compressor.name,
+        version=compressor.version(),
+        bits=total_bits(ledger),
+        ledger=ledger,
+        n_parameters=weights.n_parameters,
+        n_tensors=len(weights.tensors),
+        stored_bytes=weights.stored_bytes,
+        sha256=weights.sha256(),
+        seconds=seconds,
+        exact=compressor.exact,
+    )
+
+
+def _installed() -> dict[str, EntryPoint]:
+    return {point.name: point for point in entry_points(group=ENTRY_POINT_GROUP)}
+
+
+def _load(point: EntryPoint) -> Compressor:
+    try:
+        compressor = point.load()()
+    # Other people's code may fail in any way; the message says whose it was.
+    except Exception as error:
+        raise UsageError(f"compressor {point.name!r} ({point.value}) cannot be loaded: {error!r}") from error
+    if not isinstance(compressor, Compressor):
+        raise UsageError(f"compressor {point.name!r} ({point.value}) lacks name, exact, version() or ledger()")
+    return compressor

@@ -1,0 +1,118 @@
+"""The corpus of the user's own: a text file, a folder, a .jsonl file or flat token ids."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+import numpy as np
+
+from lm_bounds.corpora.protocol import TokenCorpus, Tokenizer
+from lm_bounds.corpora.text_documents import is_skipped
+from lm_bounds.corpora.token_stream import IntArray, TokenArray, check_token_ids, find_document_starts
+from lm_bounds.corpora.tokenised import tokenise
+from lm_bounds.corpora.tokenizer_hash import tokenizer_sha256
+from lm_bounds.errors import CorpusError, UsageError
+
+CORPUS_ID = "local"
+_UINT16_IDS = 1 << 16
+
+
+def open_local(
+    path: str | os.PathLike[str],
+    tokenizer: Tokenizer,
+    *,
+    end_of_text_id: int | None,
+    n_logits: int | None,
+    cache_dir: Path,
+) -> TokenCorpus:
+    """Open a text file, a folder of text files, a .jsonl file or a token .bin file as one token sequence.
+
+    Text is UTF-8 and is tokenised without added special tokens; each document that has tokens is followed by
+    one end-of-text token. A .bin file holds flat little-endian ids, uint16 where ``len(tokenizer) <= 65536``
+    and uint32 elsewhere, and is mapped into memory as it is. Documents start where those of the source do and
+    after every end-of-text token of the sequence.
+
+    Args:
+        path: what to read.
+        tokenizer: the tokenizer of the language model.
+        end_of_text_id: the id that ends a document; None where the model has none.
+        n_logits: number of logits of the language model, above every id; None where it is not known.
+        cache_dir: folder for the tokens of text, made where it is missing.
+
+    Raises:
+        CorpusError: the path is missing, empty, unreadable, binary, malformed, or has an id that the model
+            does not know.
+        UsageError: ``end_of_text_id`` or ``n_logits`` is out of range, or the cache lies among the text.
+    """
+    source = os.fspath(path)
+    location, is_folder = locate_source(source)
+    n_known_ids = len(tokenizer) if n_logits is None else n_logits
+    if n_known_ids < 1:
+        raise UsageError(f"n_logits must be at least 1, given {n_known_ids}")
+    if end_of_text_id is not None and not 0 <= end_of_text_id < n_known_ids:
+        raise UsageError(f"end_of_text_id must be in [0, {n_known_ids}) or None, given {end_of_text_id}")
+    tokenizer_hash = tokenizer_sha256(tokenizer)
+    tokens: TokenArray
+    if not is_folder and location.suffix.lower() == ".bin":
+        tokens, source_starts = _map_token_file(location, len(tokenizer)), np.zeros(1, dtype=np.int64)
+        check_token_ids(tokens, n_known_ids, source, f"write it with this tokenizer, as {tokens.dtype.name}")
+    else:
+        _check_cache_apart(location, Path(cache_dir))
+        tokens, source_starts = tokenise(
+            location, tokenizer, tokenizer_hash, end_of_text_id=end_of_text_id, cache_dir=Path(cache_dir)
+        )
+        if n_logits is not None:
+            check_token_ids(tokens, n_logits, source, "use the model's own tokenizer")
+    starts: IntArray = find_document_starts(tokens, source_starts, end_of_text_id)
+    return TokenCorpus(CORPUS_ID, source, tokens, starts, tokenizer_hash, end_of_text_id)
+
+
+def locate_source(source: str) -> tuple[Path, bool]:
+    """Where a corpus of the user's is, and whether it is a folder.
+
+    Raises:
+        CorpusError: it does not exist, cannot be read, or is neither a file nor a folder.
+        UsageError: the path is empty.
+    """
+    if not source:
+        raise UsageError("the path of the corpus is empty; name a file or a folder")
+    try:
+        location = Path(source).expanduser()
+        mode = location.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise CorpusError(f"{source} does not exist; name a text file, a folder, a .jsonl or a .bin file") from error
+    except (OSError, RuntimeError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise CorpusError(f"{source} cannot be read: {reason}; check the path and its permissions") from error
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+        raise CorpusError(f"{source} is neither a file nor a folder; write the text to a file first")
+    return location, stat.S_ISDIR(mode)
+
+
+def _check_cache_apart(location: Path, cache_dir: Path) -> None:
+    """A cache among the documents would be read as one of them by the next run."""
+    try:
+        below = cache_dir.resolve().relative_to(location.resolve())
+    except ValueError:
+        return
+    if not any(is_skipped(part) for part in below.parts):
+        raise UsageError(f"the cache folder {cache_dir} lies inside the corpus {location}; choose another")
+
+
+def _map_token_file(location: Path, n_ids: int) -> TokenArray:
+    dtype = np.dtype("<u2" if n_ids <= _UINT16_IDS else "<u4")
+    try:
+        n_bytes = location.stat().st_size
+        if not n_bytes:
+            raise CorpusError(f"{location} is empty; it must hold little-endian {dtype.name} token ids")
+        if n_bytes % dtype.itemsize:
+            raise CorpusError(
+                f"{location} has {n_bytes} bytes, not a multiple of {dtype.itemsize}: a tokenizer with "
+                f"{n_ids} ids needs little-endian {dtype.name} ids"
+            )
+        tokens: TokenArray = np.memmap(location, dtype=dtype, mode="r")
+    except OSError as error:
+        raise CorpusError(f"{location} cannot be read: {error.strerror}; check its permissions") from error
+    return tokens

@@ -1,0 +1,169 @@
+"""The corpora that can be named: the package's own YAML registry and those that other packages add."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from typing import Any
+
+from lm_bounds.errors import CorpusError, UsageError
+
+ENTRY_POINT_GROUP = "lm_bounds.corpora"
+METRICS = ("bpd", "top1", "top10", "top100")
+N_TOKENS_KINDS = ("exact", "declared", "lower_bound")
+_BUILT_IN = Path(__file__).with_name("registry.yaml")
+_ID = re.compile(r"[a-z][a-z0-9_]*")
+
+
+@dataclass(frozen=True)
+class CorpusSpec:
+    """What is known about a corpus before it is opened.
+
+    Args:
+        id: its name in tasks and options: lower-case letters, digits and underscores.
+        title: a name for people, one line.
+        description: what it is, in a sentence.
+        metrics: the metrics it offers, out of ``bpd``, ``top1``, ``top10``, ``top100``.
+        n_tokens_kind: how its number of tokens is known: ``exact``, ``declared`` or ``lower_bound``.
+        document_rule: where its documents begin and end.
+        end_of_text_rule: which end-of-text tokens are part of the token sequence.
+        licence: under which terms it may be used.
+        caveats: what a reader of a bound on it should know; may be empty.
+
+    Raises:
+        CorpusError: a field is not of its type or not in its range.
+    """
+
+    id: str
+    title: str
+    description: str
+    metrics: tuple[str, ...]
+    n_tokens_kind: str
+    document_rule: str
+    end_of_text_rule: str
+    licence: str
+    caveats: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        for name in ("id", "title", "description", "document_rule", "end_of_text_rule", "licence"):
+            value = getattr(self, name)
+            if not isinstance(value, str) or not value.strip():
+                self._refuse(name, "a non-empty string", value)
+        if not _ID.fullmatch(self.id):
+            self._refuse("id", "lower-case letters, digits and underscores, a letter first", self.id)
+        if self.n_tokens_kind not in N_TOKENS_KINDS:
+            self._refuse("n_tokens_kind", f"one of {', '.join(N_TOKENS_KINDS)}", self.n_tokens_kind)
+        if not _is_strings(self.metrics) or not self.metrics or not set(self.metrics) <= set(METRICS):
+            self._refuse("metrics", f"a non-empty tuple out of {', '.join(METRICS)}", self.metrics)
+        if len(set(self.metrics)) != len(self.metrics):
+            self._refuse("metrics", "a tuple that names each metric once", self.metrics)
+        if not _is_strings(self.caveats):
+            self._refuse("caveats", "a tuple of non-empty strings", self.caveats)
+
+    def _refuse(self, name: str, wanted: str, given: object) -> None:
+        raise CorpusError(f"corpus {self.id!r}: {name} must be {wanted}, given {given!r}")
+
+
+def _is_strings(value: object) -> bool:
+    return isinstance(value, tuple) and all(isinstance(item, str) and item.strip() for item in value)
+
+
+def corpus_specs() -> dict[str, CorpusSpec]:
+    """Every registered corpus by its id: the package's own first, then those of entry points.
+
+    An entry point of the group ``lm_bounds.corpora`` loads to a ``CorpusSpec`` or to a function without
+    arguments that returns some, e.g. ``lambda: read_registry(path).values()``.
+
+    Raises:
+        CorpusError: an entry is malformed, an entry point fails, or two corpora have one id.
+
+    >>> corpus_specs()["local"].n_tokens_kind
+    'exact'
+    """
+    specs = read_registry(_BUILT_IN)
+    for entry in sorted(entry_points(group=ENTRY_POINT_GROUP), key=lambda entry: (entry.name, entry.value)):
+        for spec in _entry_point_specs(entry):
+            if spec.id in specs:
+                raise CorpusError(f"entry point {entry.value} adds corpus {spec.id!r}, which is already registered")
+            specs[spec.id] = spec
+    return specs
+
+
+def corpus_spec(corpus_id: str) -> CorpusSpec:
+    """The registered corpus with that id.
+
+    Raises:
+        UsageError: there is none; the message has the nearest name.
+
+    >>> corpus_spec("locale")
+    Traceback (most recent call last):
+    lm_bounds.errors.UsageError: unknown corpus 'locale'; did you mean 'local'? Registered: local
+    """
+    specs = corpus_specs()
+    if corpus_id in specs:
+        return specs[corpus_id]
+    near = difflib.get_close_matches(str(corpus_id), specs, n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else "."
+    raise UsageError(f"unknown corpus {corpus_id!r}{hint} Registered: {', '.join(sorted(specs))}")
+
+
+def read_registry(path: Path) -> dict[str, CorpusSpec]:
+    """The corpora of a YAML file: a list of mappings with exactly the fields of ``CorpusSpec``.
+
+    Raises:
+        CorpusError: the file cannot be read, or an entry has an unknown, missing or malformed field.
+    """
+    import yaml  # type: ignore[import-untyped, unused-ignore]
+
+    try:
+        entries = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise CorpusError(f"registry {path} cannot be read: {error}") from error
+    if not isinstance(entries, list):
+        raise CorpusError(f"registry {path} must be a list of corpora, found {type(entries).__name__}")
+    specs: dict[str, CorpusSpec] = {}
+    for position, entry in enumerate(entries):
+        spec = _spec_from_entry(entry, f"registry {path}, entry {position}")
+        if spec.id in specs:
+            raise CorpusError(f"registry {path} has two corpora with the id {spec.id!r}")
+        specs[spec.id] = spec
+    return specs
+
+
+def _spec_from_entry(entry: object, where: str) -> CorpusSpec:
+    if not isinstance(entry, dict):
+        raise CorpusError(f"{where} must be a mapping, found {type(entry).__name__}")
+    wanted = {field.name for field in fields(CorpusSpec)}
+    unknown = sorted(str(name) for name in entry if name not in wanted)
+    missing = sorted(wanted - set(entry))
+    if unknown or missing:
+        found = f"missing: {', '.join(missing) or 'none'}; unknown: {', '.join(unknown) or 'none'}"
+        raise CorpusError(f"{where} must have exactly the fields of CorpusSpec; {found}")
+    values: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in entry.items()}
+    return CorpusSpec(**values)
+
+
+def _entry_point_specs(entry: EntryPoint) -> list[CorpusSpec]:
+    try:
+        loaded = entry.load()
+        found = [loaded] if isinstance(loaded, CorpusSpec) else list(_called(loaded))
+    except Exception as error:
+        raise CorpusError(
+            f"entry point {entry.name} = {entry.value} of {ENTRY_POINT_GROUP} failed: "
+            f"{type(error).__name__}: {error}; repair or uninstall the package that declares it"
+        ) from error
+    for spec in found:
+        if not isinstance(spec, CorpusSpec):
+            raise CorpusError(f"entry point {entry.value} must give CorpusSpec objects, gave {type(spec).__name__}")
+    return found
+
+
+def _called(loaded: object) -> Iterable[CorpusSpec]:
+    if not callable(loaded):
+        raise TypeError(f"a CorpusSpec or a function is needed, found {type(loaded).__name__}")
+    specs: Iterable[CorpusSpec] = loaded()
+    return specs

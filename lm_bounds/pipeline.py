@@ -1,0 +1,221 @@
+"""The arrows in order: the file to read first.
+
+    corpus -> sample -> token statistics -> risk \\
+                                                   > bound -> certificate
+    model  -> weights -> compressor -> code length /
+
+``open_session`` does everything that comes before the certifying draws: it measures the weights, opens the corpus,
+scores the pilot and fixes every choice. ``Session.observe`` draws and scores certifying windows; certificates/
+turns what they showed into bounds and writes them down.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lm_bounds.bounds import TokenStatistics, choose_method, method_class, top_k, window_means
+from lm_bounds.bounds.statistics import FloatArray
+from lm_bounds.certificates.evidence import CorpusFacts, ModelFacts, Observations, Plan
+from lm_bounds.codelength import CodeLength, EvaluationSettings, settings_ledger
+from lm_bounds.compressors import get_compressor, measure
+from lm_bounds.corpora import TokenCorpus, corpus_spec, locate_source, open_local
+from lm_bounds.errors import UsageError, WeightsError
+from lm_bounds.home import home
+from lm_bounds.sampling import Windows, draw_windows, stream_seed
+from lm_bounds.settings import Settings
+from lm_bounds.weights import Weights, read_checkpoint, read_module
+
+Progress = Callable[[str, int, int], None]  # what is done, how much of it, out of how much
+_CALIBRATION_WINDOWS = 64
+
+
+def no_progress(what: str, done: int, total: int) -> None:
+    """Reports nothing."""
+
+
+def code_length(path: str | Path, compressor: str = "arithmetic") -> CodeLength:
+    """The measured size of a checkpoint's weights in bits.
+
+    Args:
+        path: directory of a checkpoint, or one .safetensors file.
+        compressor: its name.
+
+    Raises:
+        WeightsError: when the weights cannot be read.
+        UsageError: for an unknown compressor.
+    """
+    return measure(read_checkpoint(path), compressor)
+
+
+def check_settings(settings: Settings, corpus_id: str) -> None:
+    """Refuses what can be known to be wrong before a model is loaded: names, and a corpus that is not there.
+
+    Raises:
+        UsageError: for an unknown method, compressor or corpus, or a missing corpus_path.
+        CorpusError: for a path that does not exist.
+    """
+    corpus_spec(corpus_id)
+    get_compressor(settings.compressor)
+    method_class(settings.method)
+    if settings.corpus_path is None:
+        raise UsageError(f"corpus {corpus_id!r} needs its place: pass corpus_path=FILE-OR-FOLDER in --metadata")
+    locate_source(settings.corpus_path)
+
+
+def offered_metrics(metrics: Sequence[str], vocab_size: int) -> list[str]:
+    """The metrics that mean something for a vocabulary: no top-k where k >= V/1.2.
+
+    >>> offered_metrics(["bpd", "top1", "top10"], 12)
+    ['bpd', 'top1']
+    """
+    return [metric for metric in metrics if metric == "bpd" or top_k(metric) < vocab_size / 1.2]
+
+
+@dataclass(frozen=True)
+class Session:
+    """A plan with the live objects that it is carried out with.
+
+    Args:
+        plan: what is fixed.
+        corpus: the token stream.
+        scorer: of the language model.
+        weights: of the model as it was measured.
+    """
+
+    plan: Plan
+    corpus: TokenCorpus
+    scorer: Any
+    weights: Weights
+
+    def observe(self, draws: Sequence[int], progress: Progress = no_progress) -> Observations:
+        """Scores the certifying windows of some draw numbers, each in [0, n_windows).
+
+        Raises:
+            WeightsError: when the weights are no longer those that were measured.
+        """
+        plan, numbers = self.plan, np.asarray(draws, dtype=np.int64)
+        drawn = draw_windows(self.corpus, plan.n_windows, plan.model.context, plan.certify_seed())
+        windows = Windows(drawn.token_index[numbers], drawn.start[numbers], drawn.stop[numbers])
+        sums: dict[str, FloatArray] = {}
+        done = 0
+        for rows, statistics in self.scorer.score(self.corpus.tokens, windows):
+            for name, values in column_sums(plan, statistics).items():
+                sums.setdefault(name, np.full(len(numbers), np.nan))[rows] = values
+            done += len(rows)
+            progress("scoring windows", done, len(numbers))
+        if read_module(self.scorer.lm.model).sha256() != plan.code.sha256:
+            raise WeightsError(
+                "the model's weights changed while it was evaluated: they are not the measured ones; load it again"
+            )
+        return Observations(windows.token_index, windows.start, windows.stop, sums)
+
+
+def column_sums(plan: Plan, statistics: TokenStatistics) -> dict[str, FloatArray]:
+    """Per-window sums of every column of every metric, by ``metric/column``."""
+    return {
+        f"{metric}/{name}": window_means(values, statistics.window_sizes) * statistics.window_sizes
+        for metric, method in plan.methods.items()
+        for name, values in method.columns(statistics).items()
+    }
+
+
+def open_session(
+    lm: Any, corpus_id: str, settings: Settings, n_windows: int, progress: Progress = no_progress
+) -> Session:
+    """Measures the weights, opens the corpus, scores the pilot and fixes every choice.
+
+    Args:
+        lm: an HFLM, loaded and not used yet.
+        corpus_id: of the registry.
+        settings: the user's.
+        n_windows: certifying windows that will be drawn.
+        progress: is told how far the scoring of the pilot is.
+
+    Raises:
+        LmBoundsError: one line that says what to do, for anything that cannot be certified.
+    """
+    from lm_bounds.scoring import check_model, make_scorer
+
+    check_settings(settings, corpus_id)
+    scorer = make_scorer(lm, settings.context)
+    weights = read_module(lm.model)
+    code = measure(weights, settings.compressor)
+    corpus = open_local(
+        str(settings.corpus_path),
+        lm.tokenizer,
+        end_of_text_id=lm.eot_token_id,
+        n_logits=scorer.vocab_size,
+        cache_dir=home() / "tokens",
+    )
+    windows = _pilot_windows(corpus, "calibration", _CALIBRATION_WINDOWS, scorer.context, settings)
+    longest = int(np.argmax(windows.stop - windows.start))
+    check_model(scorer, np.asarray(corpus.tokens[windows.start[longest] : windows.stop[longest]], np.int64))
+    plan = _unchosen_plan(lm, scorer, corpus, code, settings, n_windows)
+    pilot = _score_pilot(scorer, corpus, settings, progress)
+    metrics = offered_metrics(corpus_spec(corpus_id).metrics, plan.model.n_choices)
+    methods = {name: choose_method(settings.method, plan.problem(name), pilot) for name in metrics}
+    return Session(replace(plan, methods=methods), corpus, scorer, weights)
+
+
+def _pilot_windows(corpus: TokenCorpus, stream: str, n: int, context: int, settings: Settings) -> Windows:
+    return draw_windows(corpus, n, context, stream_seed(stream, settings.draw_seed, corpus.sha256()))
+
+
+def _score_pilot(scorer: Any, corpus: TokenCorpus, settings: Settings, progress: Progress) -> TokenStatistics:
+    windows = _pilot_windows(corpus, "pilot", settings.n_pilot, scorer.context, settings)
+    parts: list[TokenStatistics] = []
+    done = 0
+    for rows, statistics in scorer.score(corpus.tokens, windows):
+        parts.append(statistics)
+        done += len(rows)
+        progress("scoring the pilot", done, settings.n_pilot)
+    return TokenStatistics(
+        *(np.concatenate([getattr(part, name) for part in parts]) for name in TokenStatistics.__dataclass_fields__)
+    )
+
+
+def _unchosen_plan(
+    lm: Any, scorer: Any, corpus: TokenCorpus, code: CodeLength, settings: Settings, n_windows: int
+) -> Plan:
+    model = _model_facts(lm, scorer)
+    facts = CorpusFacts(
+        corpus_id=corpus.corpus_id,
+        source=corpus.source,
+        n_tokens=corpus.n_tokens,
+        n_tokens_kind=corpus.n_tokens_kind,
+        n_documents=corpus.n_documents,
+        sha256=corpus.sha256(),
+        tokenizer_sha256=corpus.tokenizer_sha256,
+        end_of_text_id=corpus.end_of_text_id,
+        n_metrics=len(corpus_spec(corpus.corpus_id).metrics),
+    )
+    created = datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    charged = EvaluationSettings(settings.compressor, model.context, model.default_prefix, model.vocab_size)
+    return Plan(settings, facts, model, code, settings_ledger(charged), {}, n_windows, created)
+
+
+def _model_facts(lm: Any, scorer: Any) -> ModelFacts:
+    tokenizer, config = lm.tokenizer, lm.model.config
+    own_prefix = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
+    name = lm.pretrained if isinstance(getattr(lm, "pretrained", None), str) else config._name_or_path
+    computed_in = getattr(lm, "mixed_precision_dtype", None) or getattr(lm.model, "dtype", None)
+    return ModelFacts(
+        name=str(name or type(lm.model).__name__),
+        revision=getattr(lm, "revision", None),
+        architecture=type(lm.model).__name__,
+        dtype=str(computed_in).removeprefix("torch."),
+        backend=type(lm).__name__,
+        vocab_size=scorer.vocab_size,
+        n_choices=min(scorer.vocab_size, len(tokenizer)),
+        context=scorer.context,
+        prefix_token_id=scorer.prefix_token_id,
+        default_prefix=scorer.prefix_token_id == own_prefix,
+        batch_size=scorer.batch_size,
+        device=str(lm.device),
+    )

@@ -1,0 +1,199 @@
+"""Which tokens are scored: uniform draws from a corpus, and the window of its document around each.
+
+Everything here is a function of (stream, parts, number of tokens), so that a certificate can be redrawn years
+later. Only numpy's raw Philox output is used: Philox is a published algorithm (Salmon et al., SC 2011), its
+key is the seed itself, and numpy keeps raw streams fixed, which it does not promise for
+``Generator.integers``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import operator
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeAlias
+
+import numpy as np
+
+from lm_bounds.errors import UsageError
+
+IntArray: TypeAlias = np.ndarray[Any, np.dtype[np.int64]]
+
+STREAMS = ("calibration", "pilot", "certify")
+_SEED_BITS = 128
+_RAW_BITS = 64
+_MAX_TOKENS = 1 << 63
+
+
+class SampledCorpus(Protocol):
+    """What sampling needs of a corpus."""
+
+    @property
+    def n_tokens(self) -> int:
+        """``m``, the number of tokens."""
+        ...
+
+    def document_bounds(self, token_index: IntArray) -> tuple[IntArray, IntArray]:
+        """``[start, stop)`` of the documents that hold these tokens."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class Windows:
+    """The tokens drawn and the window ``[start, stop)`` around each, in the order of the draws.
+
+    Args:
+        token_index: the tokens drawn. # shape: (n_draws,)
+        start: index of each window's first token. # shape: (n_draws,)
+        stop: index after each window's last token. # shape: (n_draws,)
+
+    Raises:
+        UsageError: not three int64 arrays of one shape with ``start <= token_index < stop``.
+    """
+
+    token_index: IntArray
+    start: IntArray
+    stop: IntArray
+
+    def __post_init__(self) -> None:
+        arrays = (self.token_index, self.start, self.stop)
+        if any(values.dtype != np.int64 or values.shape != (len(self),) for values in arrays):
+            raise UsageError("token_index, start and stop must be one-dimensional int64 arrays of one length")
+        if (self.start > self.token_index).any() or (self.token_index >= self.stop).any():
+            raise UsageError("every token drawn must lie in its window: start <= token_index < stop")
+
+    def __len__(self) -> int:
+        return int(self.token_index.size)
+
+
+def stream_seed(stream: str, *parts: object) -> int:
+    """Seed of one stream of draws, a 128-bit integer.
+
+    ``seed`` is the first 128 bits of SHA-256 of the canonical JSON of
+    ``["lm-bounds/draws/1", stream, parts]``, so other streams and parts with other JSON give unrelated draws.
+
+    Args:
+        stream: ``"calibration"``, ``"pilot"`` or ``"certify"``.
+        parts: whatever the draws must depend on; strings, numbers, None, lists and dicts of them.
+
+    Raises:
+        UsageError: the stream is unknown, or a part has no canonical JSON.
+
+    >>> stream_seed("pilot", 1234) == stream_seed("certify", 1234)
+    False
+    """
+    if stream not in STREAMS:
+        raise UsageError(f"stream must be one of {', '.join(STREAMS)}, given {stream!r}")
+    try:
+        canonical = json.dumps(
+            ["lm-bounds/draws/1", stream, parts],
+            sort_keys=True,
+            separators=(",", ":"),
+            ensure_ascii=True,
+            allow_nan=False,
+        )
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"the parts of a seed must be finite JSON values: {error}") from error
+    return int.from_bytes(hashlib.sha256(canonical.encode("ascii")).digest()[: _SEED_BITS // 8], "big")
+
+
+def uniform_indices(n: int, n_tokens: int, seed: int) -> IntArray:
+    """``n`` token indices, independent and exactly uniform on ``[0, n_tokens)``, with replacement.
+
+    Raw 64-bit numbers ``r`` of Philox4x64-10 with key ``seed`` are kept where
+    ``r < floor(2^64 / n_tokens) n_tokens`` and give ``r mod n_tokens``: every index has the same number of
+    preimages, where a bare ``r mod n_tokens`` would favour the small ones. The first ``k`` of more draws are
+    the ``k`` draws, so draws can be added later.
+
+    Args:
+        n: number of draws, >= 0.
+        n_tokens: ``m``, in ``[1, 2^63]``.
+        seed: in ``[0, 2^128)``, e.g. of ``stream_seed``.
+
+    Returns:
+        int64. # shape: (n,)
+
+    Raises:
+        UsageError: an argument is out of range.
+
+    >>> uniform_indices(3, 1000, seed=7).tolist() == uniform_indices(5, 1000, seed=7)[:3].tolist()
+    True
+    """
+    # Python's own integers: 2^64 does not fit in numpy's.
+    n, n_tokens, seed = operator.index(n), operator.index(n_tokens), operator.index(seed)
+    if n < 0:
+        raise UsageError(f"the number of draws must be at least 0, given {n}")
+    if not 1 <= n_tokens <= _MAX_TOKENS:
+        raise UsageError(f"n_tokens must be in [1, 2^63], given {n_tokens}")
+    if not 0 <= seed < 1 << _SEED_BITS:
+        raise UsageError(f"a seed must be in [0, 2^128), given {seed}")
+    largest_kept = np.uint64((1 << _RAW_BITS) // n_tokens * n_tokens - 1)
+    raw_stream = np.random.Philox(key=seed)
+    indices = np.empty(n, dtype=np.int64)
+    n_drawn = 0
+    while n_drawn < n:
+        raw = raw_stream.random_raw(n - n_drawn)
+        kept = raw[raw <= largest_kept] % np.uint64(n_tokens)
+        indices[n_drawn : n_drawn + kept.size] = kept.astype(np.int64)
+        n_drawn += kept.size
+    return indices
+
+
+def fixed_windows(document_start: IntArray, document_stop: IntArray, token_index: IntArray, context: int) -> Windows:
+    """The window of each token: its document is cut every ``context`` tokens from its start.
+
+    ``start = document_start + context floor((token_index - document_start) / context)`` and
+    ``stop = min(start + context, document_stop)``. The last window of a document is the shorter one: shifting
+    it would let the windows tell where the document ends.
+
+    Args:
+        document_start: first token of the document of each draw. # shape: (n_draws,)
+        document_stop: index after the last token of that document. # shape: (n_draws,)
+        token_index: the tokens drawn. # shape: (n_draws,)
+        context: scored tokens of a full window, >= 1.
+
+    Raises:
+        UsageError: ``context`` is below 1, or a token is not in its document.
+
+    >>> windows = fixed_windows(np.array([10]), np.array([15]), np.array([14]), context=4)
+    >>> windows.start.tolist(), windows.stop.tolist()
+    ([14], [15])
+    """
+    if context < 1:
+        raise UsageError(f"context must be at least 1 token, given {context}")
+    if (document_start > token_index).any() or (token_index >= document_stop).any():
+        raise UsageError("every token must lie in its document: document_start <= token_index < document_stop")
+    # No window is longer than its document, and a stride of at most 2^63 - 1 keeps the arithmetic in int64.
+    stride = min(context, _MAX_TOKENS - 1)
+    start = document_start + (token_index - document_start) // stride * stride
+    stop = start + np.minimum(stride, document_stop - start)
+    return Windows(token_index, start, stop)
+
+
+def draw_windows(corpus: SampledCorpus, n: int, context: int, seed: int) -> Windows:
+    """``n`` windows around tokens drawn uniformly and with replacement.
+
+    A window comes up in proportion to its size, so the expectation of a window's mean loss is the mean loss
+    of the corpus: ``sum_w (|w| / m) (1/|w|) sum_{i in w} l_i = (1/m) sum_i l_i``.
+
+    Args:
+        corpus: where the tokens are.
+        n: number of draws, >= 0.
+        context: scored tokens of a full window, >= 1.
+        seed: in ``[0, 2^128)``, e.g. of ``stream_seed``.
+
+    Raises:
+        UsageError: an argument is out of range.
+    """
+    token_index = uniform_indices(n, corpus.n_tokens, seed)
+    document_start, document_stop = corpus.document_bounds(token_index)
+    return fixed_windows(document_start, document_stop, token_index, context)
+
+
+def draws_sha256(windows: Windows) -> str:
+    """Hash of the draws and their windows, in their order."""
+    digest = hashlib.sha256(f"lm-bounds/windows/1 {len(windows)}\n".encode())
+    for values in (windows.token_index, windows.start, windows.stop):
+        digest.update(values.astype("<i8").tobytes())
+    return digest.hexdigest()

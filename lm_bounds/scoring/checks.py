@@ -1,0 +1,67 @@
+"""Is the model what the theory needs: strictly causal, its probabilities a distribution?"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from lm_bounds.bounds import TokenStatistics
+from lm_bounds.bounds.statistics import IntArray
+from lm_bounds.errors import ModelError
+from lm_bounds.scoring.hf import HFScorer
+from lm_bounds.scoring.logits import total_probability
+
+# Differences in log2 p and entropy (bits) that rounding can make, relative to 1 + |value|.
+_TOLERANCE_BITS = {torch.float32: 1e-3, torch.float64: 1e-6}
+_TOLERANCE_HALF_BITS = 0.1  # bf16 and fp16 kernels round differently for other shapes
+
+
+def check_model(scorer: HFScorer, window: IntArray) -> None:
+    """Refuses a model whose past predictions move with later tokens, or whose probabilities do not sum to one.
+
+    The window is scored as it is, with its tokens replaced from each of three positions on, and cut short at each of
+    them; every statistic of the earlier tokens has to stay where it was.
+
+    Args:
+        scorer: of the model.
+        window: token ids of one window, >= 1, from the calibration stream.
+
+    Raises:
+        ModelError: naming what moved.
+    """
+    tokens = np.asarray(window, dtype=np.int64)
+    _check_distribution(scorer, tokens)
+    reference = scorer.score_batch([tokens])
+    for position in sorted({0, len(tokens) // 2, len(tokens) - 2} & set(range(len(tokens) - 1))):
+        changed = tokens.copy()
+        # the model reads token j when it predicts token j + 1: predictions 0..position read none of the changed ones
+        changed[position:] = (changed[position:] + 1 + np.arange(len(tokens) - position)) % scorer.vocab_size
+        _compare(reference, scorer.score_batch([tokens], [changed]), position, scorer, "later tokens change")
+        _compare(reference, scorer.score_batch([tokens[: position + 1]]), position, scorer, "the window ends")
+
+
+def _check_distribution(scorer: HFScorer, tokens: IntArray) -> None:
+    inputs = np.concatenate([[scorer.prefix_token_id], tokens[:-1]])[None, :]
+    sums = total_probability(scorer.logits(inputs)[0])
+    if not bool(torch.all((sums - 1.0).abs() < 1e-3)):
+        worst = float(sums[torch.argmax((sums - 1.0).abs().nan_to_num(nan=torch.inf))])
+        raise ModelError(
+            f"the model's next-token probabilities do not sum to one (a sum of {worst:.6g} was found): "
+            "check its dtype and weights"
+        )
+
+
+def _compare(reference: TokenStatistics, other: TokenStatistics, position: int, scorer: HFScorer, what: str) -> None:
+    dtype = getattr(scorer.lm.model, "dtype", torch.float32)
+    tolerance = _TOLERANCE_BITS.get(dtype, _TOLERANCE_HALF_BITS)
+    for name in ("log2_prob", "entropy_bits"):
+        before, after = getattr(reference, name)[: position + 1], getattr(other, name)[: position + 1]
+        with np.errstate(invalid="ignore"):  # -inf where the model failed both times
+            difference = np.where(before == after, 0.0, np.abs(before - after) / (1.0 + np.abs(before)))
+        if not bool(np.all(difference <= tolerance)):
+            at = int(np.argmax(np.nan_to_num(difference, nan=np.inf)))
+            raise ModelError(
+                f"the model is not strictly causal: its prediction of token {at} of a window moves when {what} "
+                f"at token {position} ({before[at]:.4f} to {after[at]:.4f} bits): "
+                "use a causal (decoder-only) language model"
+            )

@@ -1,0 +1,129 @@
+"""Token statistics of windows from lm-eval's HFLM (duck-typed: lm_eval is not imported here)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from lm_bounds.bounds import TokenStatistics
+from lm_bounds.bounds.statistics import IntArray
+from lm_bounds.errors import ModelError, UsageError
+from lm_bounds.sampling import Windows
+from lm_bounds.scoring.logits import token_statistics
+
+
+@dataclass(frozen=True)
+class HFScorer:
+    """Scores windows with a causal language model behind an HFLM.
+
+    The context of a window's j-th token is one prefix token and the window's earlier tokens, nothing else: no token of
+    another document or window is attended to. Windows of unequal length are padded on the right, which a strictly
+    causal model does not see.
+
+    Args:
+        lm: an ``lm_eval.models.huggingface.HFLM``.
+        context: scored tokens of a full window.
+        prefix_token_id: the token before every window.
+        batch_size: windows of one forward pass.
+    """
+
+    lm: Any
+    context: int
+    prefix_token_id: int
+    batch_size: int
+
+    @cached_property
+    def vocab_size(self) -> int:
+        """V: the number of logits."""
+        return int(self.logits(np.array([[self.prefix_token_id]])).shape[-1])
+
+    def logits(self, inputs: IntArray) -> torch.Tensor:
+        """Logits of a batch of token ids; shape (batch, positions, V)."""
+        ids = torch.as_tensor(np.ascontiguousarray(inputs, dtype=np.int64), device=self.lm.device)
+        logits = self.lm._model_call(ids)
+        if not isinstance(logits, torch.Tensor) or logits.shape[:2] != ids.shape:
+            raise ModelError("the model does not give one row of logits per token: use a causal language model")
+        return logits
+
+    def score(self, tokens: npt.NDArray[Any], windows: Windows) -> Iterator[tuple[IntArray, TokenStatistics]]:
+        """Batches of (window numbers, statistics), longest windows first.
+
+        Args:
+            tokens: the corpus' token ids; only the windows' slices are read.
+            windows: their start and stop.
+        """
+        order = np.argsort(windows.start - windows.stop, kind="stable")
+        for first in range(0, len(order), self.batch_size):
+            numbers = order[first : first + self.batch_size]
+            batch = [np.asarray(tokens[windows.start[j] : windows.stop[j]], dtype=np.int64) for j in numbers]
+            yield numbers, self.score_batch(batch)
+
+    def score_batch(self, windows: list[IntArray], contexts: list[IntArray] | None = None) -> TokenStatistics:
+        """Statistics of some windows.
+
+        Args:
+            windows: each an array of token ids, the targets.
+            contexts: what the model reads instead of the windows themselves (arrays of the same lengths).
+
+        Raises:
+            ModelError: for a token id that has no logit.
+        """
+        lengths = [len(window) for window in windows]
+        targets = _padded(windows)
+        read = targets if contexts is None else _padded(contexts)
+        inputs = np.concatenate([np.full((len(windows), 1), self.prefix_token_id), read[:, :-1]], axis=1)
+        logits = self.logits(inputs)
+        if int(targets.max()) >= logits.shape[-1]:
+            raise ModelError(
+                f"token id {int(targets.max())} has no logit (the model has {logits.shape[-1]}): "
+                "the tokenizer does not fit the model"
+            )
+        return token_statistics(logits, torch.as_tensor(targets, device=logits.device), lengths)
+
+
+def _padded(windows: list[IntArray]) -> IntArray:
+    rows = np.zeros((len(windows), max(len(window) for window in windows)), dtype=np.int64)
+    for row, window in zip(rows, windows, strict=True):
+        row[: len(window)] = window
+    return rows
+
+
+def make_scorer(lm: Any, context: int | None) -> HFScorer:
+    """The scorer of a language model, with the context and lm-eval's batch size resolved.
+
+    Args:
+        lm: an HFLM.
+        context: scored tokens of a window; None for the smaller of 1024 and what the model allows.
+
+    Raises:
+        ModelError: for a backend that gives no logits, an encoder-decoder, or a tokenizer with no prefix token.
+        UsageError: for a context that the model does not allow.
+    """
+    if not callable(getattr(lm, "_model_call", None)) or not hasattr(lm, "tokenizer"):
+        raise ModelError(f"model backend {type(lm).__name__} gives no logits of whole windows: use --model hf")
+    if getattr(lm, "backend", None) != "causal":
+        raise ModelError("the model is an encoder-decoder: a bound needs a causal (decoder-only) language model")
+    if getattr(lm, "world_size", 1) > 1:
+        raise UsageError(f"{lm.world_size} processes were started: run lm_eval as one process")
+    prefix = lm.prefix_token_id
+    if prefix is None:
+        raise ModelError("the tokenizer has no BOS and no end-of-text token: pass prefix_token_id=ID in model_args")
+    allowed = int(lm.max_length)
+    if context is not None and context > allowed:
+        raise UsageError(f"context={context} is longer than the model allows: use at most {allowed}")
+    resolved = context if context is not None else min(1024, allowed)
+    return HFScorer(lm, resolved, int(prefix), _batch_size(lm, resolved))
+
+
+def _batch_size(lm: Any, context: int) -> int:
+    size = lm.batch_size
+    if size == "auto":
+        probe = (("", ""), [0], [0] * context)  # the shape of the longest window
+        return int(lm._detect_batch_size([probe], 0))
+    return int(size)

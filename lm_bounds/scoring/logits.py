@@ -1,0 +1,87 @@
+"""Token statistics from logits: fp32 log-sum-exp in row chunks, no sort and no second copy of the logits."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+
+from lm_bounds.bounds import TokenStatistics
+
+CHUNK_ELEMENTS = 1 << 21  # logits of one chunk of rows: what is copied to fp32 at a time
+
+
+def token_statistics(logits: torch.Tensor, targets: torch.Tensor, lengths: list[int]) -> TokenStatistics:
+    """Statistics of the first ``lengths[b]`` positions of every window of a batch.
+
+        log2 p(x) = (logit_x - logsumexp(logits)) / ln 2,   rank = 1 + #{v != x: logit_v >= logit_x}
+        H = logsumexp(logits) - sum_v p_v logit_v  (in bits),  a row with a non-finite logit: log2 p = -inf, rank = V
+
+    Args:
+        logits: of any floating dtype; shape (batch, positions, V).
+        targets: token that each position predicts; shape (batch, positions), values in [0, V).
+        lengths: scored positions of each window; those behind are padding.
+
+    Returns:
+        statistics of sum(lengths) tokens, window after window, in float64.
+    """
+    parts = [part.cpu() for part in _chunks(logits, targets, lengths)]
+    joined = torch.cat(parts, dim=1).numpy()  # shape: (4, tokens)
+    log2_vocab = math.log2(logits.shape[-1])
+    return TokenStatistics(
+        log2_prob=np.minimum(joined[0] / math.log(2), 0.0),
+        rank=joined[1].astype(np.int64),
+        entropy_bits=np.clip(joined[2] / math.log(2), 0.0, log2_vocab),
+        max_prob=np.clip(joined[3], 0.0, 1.0),
+        window_sizes=np.asarray(lengths, dtype=np.int64),
+    )
+
+
+def total_probability(logits: torch.Tensor) -> torch.Tensor:
+    """Sum of exp(logit - logsumexp(logits)) of every row, in float64; shape (rows,).
+
+    Args:
+        logits: shape (rows, V).
+    """
+    sums = []
+    for rows in logits.split(_rows_per_chunk(logits.shape[-1])):
+        chunk = rows.float()
+        sums.append((chunk - torch.logsumexp(chunk, dim=-1, keepdim=True)).double().exp().sum(dim=-1))
+    return torch.cat(sums)
+
+
+def _rows_per_chunk(vocab_size: int) -> int:
+    return max(1, CHUNK_ELEMENTS // vocab_size)
+
+
+def _chunks(logits: torch.Tensor, targets: torch.Tensor, lengths: list[int]) -> Iterator[torch.Tensor]:
+    step = _rows_per_chunk(logits.shape[-1])
+    for window, length in enumerate(lengths):
+        for start in range(0, length, step):
+            stop = min(start + step, length)
+            yield _row_statistics(logits[window, start:stop].float(), targets[window, start:stop])
+
+
+def _row_statistics(rows: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """(log p in nats, rank, entropy in nats, max p) of every row, float64; shape (4, rows)."""
+    normaliser = torch.logsumexp(rows, dim=-1)
+    chosen = rows.gather(-1, targets[:, None]).squeeze(-1)
+    rank = (rows >= chosen[:, None]).sum(dim=-1)
+    largest = rows.amax(dim=-1)
+    # a row is finite when its extremes are: NaN and both infinities show in one of them
+    finite = torch.isfinite(largest) & torch.isfinite(rows.amin(dim=-1))
+    probabilities = torch.exp(rows - normaliser[:, None])
+    expected_logit = torch.einsum("rv,rv->r", probabilities, rows)
+    wide = normaliser.double()
+    statistics = torch.stack(
+        [
+            chosen.double() - wide,
+            rank.double(),
+            wide - expected_logit.double(),
+            torch.exp(largest.double() - wide),
+        ]
+    )
+    failed = torch.tensor([-math.inf, rows.shape[-1], 0.0, 0.0], dtype=torch.float64, device=rows.device)
+    return torch.where(finite, statistics, failed[:, None])

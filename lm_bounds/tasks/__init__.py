@@ -1,0 +1,1 @@
+"""The glue to lm-eval: tasks, the request type they use, and certificates from Python."""

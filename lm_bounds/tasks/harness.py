@@ -1,0 +1,120 @@
+"""Runs lm_eval in this process with metadata of ours, quietly, every failure as one line."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import difflib
+import os
+import unittest.mock
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from lm_bounds.doctor import tasks_path
+from lm_bounds.errors import LmBoundsError, UsageError
+from lm_bounds.pipeline import check_settings
+from lm_bounds.settings import check_unknown_keys, parse_settings
+
+_QUIET = {"TRANSFORMERS_VERBOSITY": "error", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "LMEVAL_LOG_LEVEL": "ERROR"}
+
+
+def run_harness(arguments: Sequence[str], metadata: Mapping[str, Any]) -> None:
+    """``lm_eval run ARGUMENTS`` with metadata added; prints what lm_eval prints.
+
+    What can be checked is checked before a model is loaded.
+
+    Args:
+        arguments: options of ``lm_eval run``.
+        metadata: keys of ``lm_bounds.settings.Settings``, over those of ``--metadata``.
+
+    Raises:
+        LmBoundsError: for every failure, lm_eval's and transformers' own included.
+    """
+    for name, value in _QUIET.items():
+        os.environ.setdefault(name, value)
+    warnings.simplefilter("ignore")
+    from lm_eval.utils import setup_logging
+
+    setup_logging()
+    parsed = _parse(arguments)
+    parsed.metadata = {**(parsed.metadata or {}), **metadata}
+    if parsed.output_path:
+        parsed.metadata.setdefault("certificates", str(parsed.output_path).removesuffix(".json"))
+    _check(parsed)
+    only_ours = set(parsed.tasks) <= set(task_names())
+    with _own_tasks_only() if only_ours else contextlib.nullcontext():
+        try:
+            parsed.func(parsed)
+        except (LmBoundsError, KeyboardInterrupt):
+            raise
+        except Exception as error:  # whatever a model or lm_eval raises becomes one line
+            if os.environ.get("LM_BOUNDS_DEBUG"):
+                raise
+            raise LmBoundsError(_one_line(error)) from error
+
+
+def task_names() -> list[str]:
+    """Names of the tasks and groups of this package."""
+    return sorted(path.stem for path in tasks_path().glob("*.yaml"))
+
+
+def _parse(arguments: Sequence[str]) -> argparse.Namespace:
+    from lm_eval._cli.run import Run
+
+    def refuse(message: str) -> None:
+        raise UsageError(
+            f"{message}: see `lm_eval run --help` for lm_eval's options and `lm-bounds run --help` for ours"
+        )
+
+    parser = argparse.ArgumentParser(prog="lm-bounds")
+    subparsers = parser.add_subparsers()
+    Run.create(subparsers)
+    command = subparsers.choices["run"]
+    command.error = refuse  # type: ignore[method-assign, assignment]
+    parser.error = refuse  # type: ignore[method-assign, assignment]
+    return parser.parse_args(["run", *arguments])
+
+
+def _check(parsed: argparse.Namespace) -> None:
+    if not parsed.tasks:
+        raise UsageError(f"no --tasks were given: use one of {', '.join(task_names())}")
+    parsed.tasks = [name for item in parsed.tasks for name in item.split(",") if name]
+    for name in parsed.tasks:
+        near = difflib.get_close_matches(name, task_names(), 1, 0.8)
+        if near and name not in task_names():
+            raise UsageError(f"no task is called {name!r}: did you mean {near[0]!r}?")
+    model_args = parsed.model_args or {}
+    check_unknown_keys(parsed.metadata, ())
+    settings = parse_settings({**model_args, **parsed.metadata})
+    for name in set(parsed.tasks) & set(task_names()):
+        check_settings(settings, name.rpartition("_bound")[0].partition("_")[0])
+    _check_model_path(str(model_args.get("pretrained", "")))
+
+
+def _check_model_path(pretrained: str) -> None:
+    looks_local = pretrained.startswith(("/", "./", "../", "~")) or pretrained.count("/") > 1
+    if looks_local and not Path(pretrained).is_dir():
+        raise UsageError(f"no model directory {pretrained!r}: pass pretrained=DIRECTORY or a Hub id in --model_args")
+
+
+@contextlib.contextmanager
+def _own_tasks_only() -> Iterator[None]:
+    """lm_eval indexes 14,000 files of its own tasks at every start; a run of ours alone does not need them."""
+    import lm_eval.tasks
+
+    own = partial(lm_eval.tasks.TaskManager, include_defaults=False, include_path=str(tasks_path()))
+
+    def make(include_path: Any = None, metadata: Any = None, **others: Any) -> Any:
+        return own(metadata=metadata)
+
+    with unittest.mock.patch.object(lm_eval.tasks, "TaskManager", make):
+        yield
+
+
+def _one_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    text = " ".join(lines[:2]) if lines else type(error).__name__
+    return f"{text} (set LM_BOUNDS_DEBUG=1 to see where it happened)"

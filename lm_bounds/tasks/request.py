@@ -1,0 +1,152 @@
+"""The request type ``token_statistics``: a method of lm-eval's LM that serves all bound tasks of a run in one pass."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import json
+import logging
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from lm_eval.api.instance import Instance
+from lm_eval.api.model import LM
+from tqdm import tqdm
+
+from lm_bounds.certificates import Observations, Plan
+from lm_bounds.errors import UsageError
+from lm_bounds.pipeline import Progress, Session, open_session
+from lm_bounds.settings import check_unknown_keys, parse_settings
+
+REQUEST_TYPE = "token_statistics"
+FEW_WINDOWS = 30
+# what lm-eval itself puts into a task's metadata
+_HARNESS_KEYS = ("version", "config_source")
+
+_logger = logging.getLogger("lm_bounds")
+
+
+@dataclass(frozen=True, eq=False)
+class Observation:
+    """What one certifying window showed, for all metrics of its corpus.
+
+    Args:
+        plan: of the run, shared by all its observations.
+        draw: number of the certifying draw.
+        token_index: the drawn token.
+        start, stop: its window.
+        sums: sums of the columns over the window's tokens, by ``metric/column``.
+    """
+
+    plan: Plan
+    draw: int
+    token_index: int
+    start: int
+    stop: int
+    sums: Mapping[str, float]
+
+    @property
+    def n_tokens(self) -> int:
+        """Scored tokens of the window."""
+        return self.stop - self.start
+
+    def __str__(self) -> str:
+        return f"draw {self.draw}: tokens {self.start} to {self.stop - 1}"
+
+    __repr__ = __str__
+
+
+def attach() -> None:
+    """Gives every language model of lm-eval the method that its evaluator looks up by the request type's name."""
+    setattr(LM, REQUEST_TYPE, token_statistics)
+
+
+def shared_run(corpus_id: str, metadata: Mapping[str, Any], n_windows: int) -> str:
+    """What tasks that share one pass have in common, as canonical JSON."""
+    keys = {key: value for key, value in metadata.items() if key not in _HARNESS_KEYS}
+    run = {"corpus": corpus_id, "metadata": keys, "windows": n_windows}
+    return json.dumps(run, sort_keys=True, default=str)
+
+
+def token_statistics(lm: LM, requests: list[Instance]) -> list[Observation]:
+    """Observations of the requested draws; tasks on the same corpus with the same settings share one pass.
+
+    Args:
+        lm: the language model under evaluation.
+        requests: of all bound tasks of a run; arguments are (name, JSON of what the run shares, metric).
+
+    Returns:
+        one observation for each request, in their order.
+
+    Raises:
+        LmBoundsError: one line that says what to do.
+    """
+    runs: dict[str, list[Instance]] = {}
+    for request in requests:
+        runs.setdefault(request.args[1], []).append(request)
+    found: dict[tuple[str, int], Observation] = {}
+    for shared, members in runs.items():
+        draws = sorted({int(request.doc["draw"]) for request in members})
+        session = _open(lm, json.loads(shared), {str(request.args[2]) for request in members})
+        observations = session.observe(draws, progress_bar())
+        found.update({(shared, entry.draw): entry for entry in _rows(session.plan, draws, observations)})
+    return [found[request.args[1], int(request.doc["draw"])] for request in requests]
+
+
+def progress_bar() -> Progress:
+    """A progress report on standard error, one bar for each thing that is done."""
+    bars: dict[str, tqdm[Any]] = {}
+
+    def report(what: str, done: int, total: int) -> None:
+        if what not in bars:
+            bars[what] = tqdm(total=total, desc=what, unit="window", file=sys.stderr)
+        bars[what].update(done - bars[what].n)
+        if done == total:
+            bars[what].close()
+
+    return report
+
+
+def _open(lm: LM, shared: Mapping[str, Any], metrics: set[str]) -> Session:
+    metadata = shared["metadata"]
+    for key in check_unknown_keys(metadata, _model_parameters(lm)):
+        _warn_once(f"metadata key {key!r} is not one of lm-bounds: it is left to others")
+    if shared["windows"] < FEW_WINDOWS:
+        _warn_once(
+            f"only {shared['windows']} windows: the sampling term will be large; {FEW_WINDOWS} or more are usual"
+        )
+    session = open_session(lm, shared["corpus"], parse_settings(metadata), shared["windows"], progress_bar())
+    missing = sorted(metrics - set(session.plan.methods))
+    if missing:
+        offered = ", ".join(f"{shared['corpus']}_{metric}_bound" for metric in session.plan.methods)
+        raise UsageError(
+            f"{shared['corpus']}_{missing[0]}_bound means nothing for a vocabulary of "
+            f"{session.plan.model.n_choices}: run {offered}"
+        )
+    return session
+
+
+def _model_parameters(lm: LM) -> set[str]:
+    initialisers = (vars(cls).get("__init__") for cls in type(lm).__mro__)
+    return {name for init in initialisers if inspect.isfunction(init) for name in inspect.signature(init).parameters}
+
+
+def _rows(plan: Plan, draws: list[int], observations: Observations) -> list[Observation]:
+    return [
+        Observation(
+            plan,
+            draw,
+            int(observations.token_index[row]),
+            int(observations.start[row]),
+            int(observations.stop[row]),
+            {name: float(values[row]) for name, values in observations.sums.items()},
+        )
+        for row, draw in enumerate(draws)
+    ]
+
+
+@functools.cache
+def _warn_once(message: str) -> None:
+    _logger.warning(message)

@@ -1,0 +1,113 @@
+"""From the observations of a task to its certificate and the numbers that lm-eval prints."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from lm_bounds.certificates import Certificate, Observations, Plan, write_certificates
+from lm_bounds.errors import UsageError
+from lm_bounds.home import home
+from lm_bounds.tasks.request import Observation
+
+# The key of the bound comes first: its aggregation concludes the run.
+RESULT_KEYS = (
+    "{metric}_bound",
+    "{metric}_risk",
+    "{metric}_complexity",
+    "{metric}_sampling",
+    "vacuous_at",
+    "nonvacuous",
+    "compressed_bits",
+    "code_bits",
+    "bits_per_parameter",
+    "corpus_tokens",
+    "scored_tokens",
+    "windows",
+)
+
+
+@dataclass(frozen=True)
+class Conclusion:
+    """What a task reports.
+
+    Args:
+        values: in the order of ``RESULT_KEYS``.
+        certificate: as it was written.
+    """
+
+    values: tuple[float, ...]
+    certificate: Certificate
+
+
+def conclude(observations: Sequence[Observation], metric: str) -> Conclusion:
+    """Sorts the observations by draw, certifies the metric and writes its certificate.
+
+    Raises:
+        UsageError: when a draw is missing or was counted twice.
+    """
+    plan, joined = join(observations)
+    [certificate] = write_certificates(plan, joined, [metric], certificate_directory(plan))
+    fields = certificate.fields
+    terms, claim, complexity = fields["terms"], fields["claim"], fields["complexity"]
+    values = (
+        claim["bound"],
+        terms["risk"],
+        terms["complexity"],
+        terms["sampling"],
+        claim["vacuous_at"],
+        0.0 if claim["vacuous"] else 1.0,
+        complexity["bits"],
+        complexity["code_bits"],
+        plan.code.bits_per_parameter,
+        plan.corpus.n_tokens,
+        fields["sample"]["scored_tokens"],
+        plan.n_windows,
+    )
+    return Conclusion(tuple(float(value) for value in values), certificate)
+
+
+def join(observations: Sequence[Observation]) -> tuple[Plan, Observations]:
+    """The plan and the observations of all draws, in the order of the draws.
+
+    Raises:
+        UsageError: when a draw is missing or was counted twice.
+    """
+    ordered = sorted(observations, key=lambda entry: entry.draw)
+    plan = ordered[0].plan
+    if [entry.draw for entry in ordered] != list(range(plan.n_windows)):
+        raise UsageError(
+            f"{plan.n_windows} certifying windows were drawn, {len(ordered)} observations came back: every window "
+            "has to be scored exactly once"
+        )
+
+    def column(name: str) -> np.ndarray:
+        return np.array([getattr(entry, name) for entry in ordered], dtype=np.int64)
+
+    sums = {name: np.array([entry.sums[name] for entry in ordered]) for name in ordered[0].sums}
+    return plan, Observations(column("token_index"), column("start"), column("stop"), sums)
+
+
+def window_values(observation: Observation, metric: str) -> tuple[float, ...]:
+    """One window's numbers under every key but the bound's: its mean loss, its size, and what the run fixed."""
+    plan = observation.plan
+    risk = observation.sums[f"{metric}/loss"] / observation.n_tokens
+    fixed = (
+        plan.charged_bits(metric),
+        plan.code.bits,
+        plan.code.bits_per_parameter,
+        float(plan.corpus.n_tokens),
+    )
+    return (risk, 0.0, 0.0, 0.0, 0.0, *fixed, float(observation.n_tokens), 1.0)
+
+
+def certificate_directory(plan: Plan) -> Path:
+    """``<certificates>/<model>/<UTC time of the plan>``."""
+    root = plan.settings.certificates
+    base = Path(root) if root else home() / "certificates"
+    model = re.sub(r"[^A-Za-z0-9._-]+", "_", plan.model.name.rstrip("/").rpartition("/")[2]) or "model"
+    return base / model / plan.created.replace(":", "-")

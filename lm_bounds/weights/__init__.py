@@ -1,0 +1,18 @@
+"""Where a model's numbers come from: a checkpoint on disk or a loaded module."""
+
+from lm_bounds.weights.checkpoint import read_checkpoint
+from lm_bounds.weights.config import canonical_config
+from lm_bounds.weights.module import read_module
+from lm_bounds.weights.protocol import Tensor, Weights, distinct
+from lm_bounds.weights.safetensors_file import read_safetensors, serialise
+
+__all__ = [
+    "Tensor",
+    "Weights",
+    "canonical_config",
+    "distinct",
+    "read_checkpoint",
+    "read_module",
+    "read_safetensors",
+    "serialise",
+]

@@ -1,0 +1,121 @@
+"""Weights of a safetensors checkpoint on disk, as the files hold them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from lm_bounds.errors import WeightsError
+from lm_bounds.weights.config import canonical_config, refuse_quantised
+from lm_bounds.weights.protocol import Tensor, Weights, distinct
+from lm_bounds.weights.safetensors_file import read_safetensors
+
+_SINGLE = "model.safetensors"
+_INDEX = "model.safetensors.index.json"
+_CONFIG = "config.json"
+_LEGACY = ("pytorch_model.bin", "pytorch_model.bin.index.json")
+
+
+def read_checkpoint(path: str | Path) -> Weights:
+    """Read a checkpoint without loading it: headers now, bytes when they are measured.
+
+    Args:
+        path: a directory with ``model.safetensors``, or with ``model.safetensors.index.json`` and the shards
+            that it names (other files are not read), or a single ``.safetensors`` file. A directory's
+            ``config.json`` is part of the description; it is read through transformers where transformers
+            knows its model type, so that a checkpoint and the model loaded from it are described alike, and
+            as it stands elsewhere.
+
+    Returns:
+        Every tensor of the files, each distinct one once.
+
+    Raises:
+        WeightsError: nothing is there, no safetensors weights are there, a file is broken or incomplete, or
+            the checkpoint is quantised.
+    """
+    place = Path(path)
+    if not place.exists():
+        raise WeightsError(f"no checkpoint at {place}: give a directory or a .safetensors file that exists")
+    if place.is_dir():
+        config = _directory_config(place)
+        tensors = _directory_tensors(place)
+    elif place.suffix == ".safetensors":
+        config = b"{}"
+        tensors = read_safetensors(place)
+    else:
+        raise WeightsError(f"{place} is not a checkpoint: give a directory or a .safetensors file")
+    kept, aliases = distinct(tensors)
+    return Weights(str(place), kept, aliases, config)
+
+
+def _directory_tensors(directory: Path) -> list[Tensor]:
+    if (directory / _SINGLE).exists():
+        return read_safetensors(directory / _SINGLE)
+    if (directory / _INDEX).exists():
+        return _sharded_tensors(directory)
+    if any((directory / name).exists() for name in _LEGACY):
+        raise WeightsError(
+            f"{directory} holds pytorch_model.bin, which can run code when it is read; convert it to"
+            " safetensors: load it with transformers and call save_pretrained"
+        )
+    raise WeightsError(f"{directory} holds no weights: it needs {_SINGLE}, or {_INDEX} and its shards")
+
+
+def _sharded_tensors(directory: Path) -> list[Tensor]:
+    """All tensors of the shards that the index names, after checking that they are where it says."""
+    index = _read_json(directory / _INDEX)
+    weight_map = index.get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise WeightsError(f"{directory / _INDEX} has no weight_map; download the checkpoint again")
+    for shard in weight_map.values():
+        # A name with a folder in it would read outside the checkpoint.
+        if not isinstance(shard, str) or Path(shard).name != shard or not shard.endswith(".safetensors"):
+            raise WeightsError(f"{directory / _INDEX} names the shard {shard!r}, which is no .safetensors file name")
+    found: dict[str, str] = {}
+    tensors: list[Tensor] = []
+    for shard in sorted(set(weight_map.values())):
+        for tensor in read_safetensors(directory / shard):
+            if tensor.name in found:
+                raise WeightsError(f"{directory}: tensor {tensor.name!r} is in {found[tensor.name]} and in {shard}")
+            found[tensor.name] = shard
+            tensors.append(tensor)
+    for name, shard in weight_map.items():
+        if found.get(name) != shard:
+            raise WeightsError(f"{directory}: tensor {name!r} is not in {shard}; download the checkpoint again")
+    return tensors
+
+
+def _directory_config(directory: Path) -> bytes:
+    file = directory / _CONFIG
+    if not file.exists():
+        return b"{}"
+    config = _read_json(file)
+    refuse_quantised(config)
+    return canonical_config(_normalised(directory) or config)
+
+
+def _normalised(directory: Path) -> dict[str, Any] | None:
+    """The configuration as transformers sees it, defaults filled in; None where it does not know it."""
+    try:
+        from transformers import AutoConfig
+
+        path = str(directory)
+        loaded = AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=False)
+        normal: dict[str, Any] = json.loads(loaded.to_json_string(use_diff=True))
+    # Whatever keeps transformers from reading it (absent, custom code, an odd value), the file remains.
+    except Exception:
+        return None
+    return normal
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise WeightsError(f"cannot read {file}: {error.strerror or error}") from error
+    except (ValueError, RecursionError) as error:
+        raise WeightsError(f"{file} is not valid JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise WeightsError(f"{file} is not a JSON object")
+    return content

@@ -1,0 +1,181 @@
+"""Weights of a loaded torch module, as its checkpoint would hold them."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lm_bounds.errors import WeightsError
+from lm_bounds.weights.config import canonical_config, quantised_error, refuse_quantised
+from lm_bounds.weights.protocol import Tensor, Weights, distinct
+
+if TYPE_CHECKING:
+    import torch
+
+_TORCH_DTYPES = {
+    "bool": "BOOL",
+    "uint8": "U8",
+    "int8": "I8",
+    "float8_e4m3fn": "F8_E4M3",
+    "float8_e5m2": "F8_E5M2",
+    "float8_e8m0fnu": "F8_E8M0",
+    "float8_e4m3fnuz": "F8_E4M3FNUZ",
+    "float8_e5m2fnuz": "F8_E5M2FNUZ",
+    "uint16": "U16",
+    "int16": "I16",
+    "float16": "F16",
+    "bfloat16": "BF16",
+    "uint32": "U32",
+    "int32": "I32",
+    "float32": "F32",
+    "uint64": "U64",
+    "int64": "I64",
+    "float64": "F64",
+    "complex64": "C64",
+}
+
+
+def read_module(model: torch.nn.Module) -> Weights:
+    """Read the weights of a loaded model: its state dict, under the names that ``save_pretrained`` would use.
+
+    Tensors that the model declares as tied and that are equal count once, under the name that a checkpoint
+    stores; other repetitions become aliases, as in ``read_checkpoint``. So the model loaded from a checkpoint
+    that ``save_pretrained`` wrote has the checkpoint's tensors, configuration and hash. Buffers that are not
+    saved do not count.
+
+    Args:
+        model: a module on any device; an adapter-wrapped model has its adapter's configuration in ``config``.
+
+    Returns:
+        Weights whose tensors refer to the module: each is copied to the CPU when its bytes are asked for, so
+        they are those of that moment.
+
+    Raises:
+        WeightsError: the model is quantised or offloaded, has a parameter outside its state dict, a tensor
+            that is not dense and plain, or a configuration of an unknown kind.
+    """
+    config = _config(model)
+    state = _plain_state(model)
+    for name in _tied(model, state):
+        del state[name]
+    tensors = [_tensor(name, value) for name, value in _as_saved(model, state).items()]
+    kept, aliases = distinct(tensors)
+    return Weights(type(model).__name__, kept, aliases, config)
+
+
+def _plain_state(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """The state dict, after refusing whatever is not a dense tensor of numbers."""
+    state: dict[str, Any] = dict(model.state_dict())
+    for name, _ in model.named_parameters(remove_duplicate=False):
+        if name not in state:
+            raise WeightsError(f"parameter {name!r} is not in the model's state dict, so no checkpoint would hold it")
+    for name, value in state.items():
+        _refuse_unreadable(name, value)
+    return state
+
+
+def _refuse_unreadable(name: str, value: Any) -> None:
+    import torch
+
+    if type(value) not in (torch.Tensor, torch.nn.Parameter):
+        kind = type(value).__name__
+        raise WeightsError(f"state dict entry {name!r} is a {kind}, not a plain tensor: its layout is not supported")
+    if value.device.type == "meta":
+        raise WeightsError(f"tensor {name!r} is on the meta device: load the model without offloading to disk")
+    if value.layout != torch.strided or value.is_quantized:
+        raise WeightsError(f"tensor {name!r} is not dense ({value.layout}, {value.dtype}): use a dense checkpoint")
+
+
+def _tied(model: torch.nn.Module, state: Mapping[str, torch.Tensor]) -> list[str]:
+    """Names to drop: declared as tied to another one that stays, and equal to it bit for bit."""
+    declared: Mapping[str, str] = getattr(model, "all_tied_weights_keys", None) or {}
+    dropped: list[str] = []
+    for target, source in declared.items():
+        if target in state and source in state and source not in dropped and _same(state[target], state[source]):
+            dropped.append(target)
+    return dropped
+
+
+def _same(one: torch.Tensor, other: torch.Tensor) -> bool:
+    if one.dtype != other.dtype or one.shape != other.shape:
+        return False
+    if one.device == other.device and one.data_ptr() == other.data_ptr() and one.stride() == other.stride():
+        return True
+    return bool(np.array_equal(_bytes(one), _bytes(other)))  # as bytes: a NaN equals itself
+
+
+def _as_saved(model: torch.nn.Module, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The state dict under the names and in the layout of the checkpoint format of its architecture.
+
+    transformers renames tensors, and fuses those of experts, while loading; saving reverts that.
+    """
+    try:
+        from transformers import PreTrainedModel
+        from transformers.core_model_loading import revert_weight_conversion
+    except ImportError:  # not installed, or a version whose models keep the names of their files
+        return state
+    if not isinstance(model, PreTrainedModel) or getattr(model, "_hf_peft_config_loaded", False):
+        return state
+    saved: dict[str, torch.Tensor] = revert_weight_conversion(model, state)
+    return saved
+
+
+def _tensor(name: str, value: torch.Tensor) -> Tensor:
+    dtype = str(value.dtype).removeprefix("torch.")
+    if dtype not in _TORCH_DTYPES:
+        raise WeightsError(f"tensor {name!r} has dtype {dtype}, which is not supported; cast the model first")
+    return Tensor(name, _TORCH_DTYPES[dtype], tuple(value.shape), functools.partial(_bytes, value))
+
+
+def _bytes(value: torch.Tensor) -> NDArray[np.uint8]:
+    import torch
+
+    flat = value.detach().cpu().contiguous().reshape(-1)
+    raw: NDArray[np.uint8] = flat.view(torch.uint8).numpy()
+    return raw
+
+
+def _config(model: torch.nn.Module) -> bytes:
+    config = getattr(model, "config", None)
+    quantizer = getattr(model, "hf_quantizer", None)
+    if quantizer is not None:
+        settings = getattr(quantizer, "quantization_config", None)
+        raise quantised_error(getattr(settings, "quant_method", "unknown"))
+    if config is None:
+        described: dict[str, Any] = {}
+    elif hasattr(config, "to_json_string"):
+        described = json.loads(config.to_json_string(use_diff=True))
+        refuse_quantised(described)
+        described["architectures"] = [_architecture(model)]
+    elif isinstance(config, Mapping):
+        described = dict(config)
+        refuse_quantised(described)
+    else:
+        raise WeightsError(f"the model's config is a {type(config).__name__}; give it a mapping or a PretrainedConfig")
+    described.update(_adapters(model))
+    return canonical_config(described)
+
+
+def _architecture(model: torch.nn.Module) -> str:
+    """Name of the class that the weights are for, looking through an adapter's wrapper."""
+    base: Any = getattr(model, "get_base_model", None)
+    return type(model if base is None else base()).__name__
+
+
+def _adapters(model: torch.nn.Module) -> dict[str, Any]:
+    """Configuration of every adapter that the model carries, and which of them act."""
+    configs: Mapping[str, Any] | None = getattr(model, "peft_config", None)
+    if not configs:
+        return {}
+    active: Any = getattr(model, "active_adapters", None)
+    return {
+        "peft_config": {
+            name: config.to_dict() if hasattr(config, "to_dict") else dict(config) for name, config in configs.items()
+        },
+        "active_adapters": list((active() if callable(active) else active) or ()),
+    }

@@ -1,0 +1,197 @@
+"""A set of weights as named, typed arrays of bytes, whatever they were read from."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import math
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lm_bounds.errors import WeightsError
+
+#: Bytes of one element of each safetensors dtype whose elements are whole bytes.
+DTYPE_BYTES = {
+    "BOOL": 1,
+    "U8": 1,
+    "I8": 1,
+    "F8_E4M3": 1,
+    "F8_E5M2": 1,
+    "F8_E8M0": 1,
+    "F8_E4M3FNUZ": 1,
+    "F8_E5M2FNUZ": 1,
+    "U16": 2,
+    "I16": 2,
+    "F16": 2,
+    "BF16": 2,
+    "U32": 4,
+    "I32": 4,
+    "F32": 4,
+    "U64": 8,
+    "I64": 8,
+    "F64": 8,
+    "C64": 8,
+}
+
+# Bytes handed on at a time: a multiple of every element size.
+CHUNK_BYTES = 1 << 26
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """One named array, whose bytes are loaded when they are asked for.
+
+    Args:
+        name: as the checkpoint names it.
+        dtype: the safetensors code, a key of ``DTYPE_BYTES``.
+        shape: sizes, each >= 0; ``()`` for a scalar.
+        load: returns the elements in row-major, little-endian order as flat uint8 bytes; called at every use,
+            so that no more than one tensor need be in memory.
+
+    Raises:
+        WeightsError: the dtype is not supported, or a size is negative.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    load: Callable[[], NDArray[np.uint8]] = field(repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        if self.dtype not in DTYPE_BYTES:
+            allowed = ", ".join(sorted(DTYPE_BYTES))
+            raise WeightsError(f"tensor {self.name!r} has dtype {self.dtype!r}; supported are {allowed}")
+        if any(size < 0 for size in self.shape):
+            raise WeightsError(f"tensor {self.name!r} has a negative size in its shape {self.shape}")
+
+    @property
+    def n_elements(self) -> int:
+        """Product of the shape; 1 for a scalar."""
+        return math.prod(self.shape)
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes of all elements."""
+        return self.n_elements * DTYPE_BYTES[self.dtype]
+
+    def data(self) -> NDArray[np.uint8]:
+        """The elements as flat uint8 bytes, shape (n_bytes,); may be a slice of a memory-mapped file.
+
+        Raises:
+            WeightsError: the bytes are not as many as dtype and shape say.
+        """
+        flat = self.load()
+        if flat.dtype != np.uint8 or flat.shape != (self.n_bytes,):
+            raise WeightsError(
+                f"tensor {self.name!r} of dtype {self.dtype} and shape {self.shape} must give {self.n_bytes}"
+                f" bytes, got {flat.dtype} of shape {flat.shape}"
+            )
+        return np.ascontiguousarray(flat)
+
+    def chunks(self) -> Iterator[NDArray[np.uint8]]:
+        """The bytes in order, ``CHUNK_BYTES`` at a time."""
+        flat = self.data()
+        for start in range(0, flat.size, CHUNK_BYTES):
+            yield flat[start : start + CHUNK_BYTES]
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Everything that tells one model of an architecture from another.
+
+    Args:
+        source: where it was read, for messages.
+        tensors: distinct tensors sorted by name.
+        aliases: (dropped name, kept name) of tensors that repeat another one, sorted.
+        config: canonical JSON of the configuration, ``b"{}"`` where there is none.
+
+    Raises:
+        WeightsError: names repeat or are out of order, or an alias names no tensor.
+    """
+
+    source: str
+    tensors: tuple[Tensor, ...]
+    aliases: tuple[tuple[str, str], ...] = ()
+    config: bytes = b"{}"
+
+    def __post_init__(self) -> None:
+        names = [tensor.name for tensor in self.tensors]
+        dropped = [name for name, _ in self.aliases]
+        if any(later <= earlier for earlier, later in itertools.pairwise(names)):
+            raise WeightsError(f"{self.source}: tensors must be sorted by name, each name once")
+        if dropped != sorted(set(dropped) - set(names)) or not {kept for _, kept in self.aliases} <= set(names):
+            raise WeightsError(f"{self.source}: aliases must be sorted new names for tensors that are there")
+
+    @property
+    def n_parameters(self) -> int:
+        """Number of distinct parameters: repeated and tied tensors count once."""
+        return sum(tensor.n_elements for tensor in self.tensors)
+
+    @property
+    def stored_bytes(self) -> int:
+        """Bytes of the distinct tensors as they are stored."""
+        return sum(tensor.n_bytes for tensor in self.tensors)
+
+    def sha256(self) -> str:
+        """Hash of what the tensors are, 64 hexadecimal digits.
+
+        For each tensor in order of name, then for the aliases: a JSON header preceded by its length (8 bytes,
+        little endian), then the tensor's bytes. The header gives name, dtype and shape, hence the number of
+        bytes that follow, so that two different sets of tensors never feed the same bytes to the hash.
+        """
+        digest = hashlib.sha256()
+        for tensor in self.tensors:
+            digest.update(_delimited([tensor.name, tensor.dtype, list(tensor.shape)]))
+            for chunk in tensor.chunks():
+                digest.update(chunk.data)
+        digest.update(_delimited({"aliases": [list(alias) for alias in self.aliases]}))
+        return digest.hexdigest()
+
+
+def distinct(tensors: Iterable[Tensor]) -> tuple[tuple[Tensor, ...], tuple[tuple[str, str], ...]]:
+    """Sort by name and drop each tensor that repeats one with an earlier name.
+
+    Two tensors are the same where dtype, shape and the SHA-256 of their bytes are. Only tensors that share
+    dtype and shape with another one are read.
+
+    Returns:
+        The tensors kept, and (dropped name, kept name) of the others.
+
+    >>> zero, one = (lambda: np.zeros(4, np.uint8)), (lambda: np.ones(4, np.uint8))
+    >>> named = [Tensor("c", "U8", (4,), zero), Tensor("b", "U8", (4,), one), Tensor("a", "U8", (4,), zero)]
+    >>> kept, aliases = distinct(named)
+    >>> [tensor.name for tensor in kept], aliases
+    (['a', 'b'], (('c', 'a'),))
+    """
+    ordered = sorted(tensors, key=lambda tensor: tensor.name)
+    alike: dict[tuple[str, tuple[int, ...]], int] = defaultdict(int)
+    for tensor in ordered:
+        alike[tensor.dtype, tensor.shape] += 1
+    kept: list[Tensor] = []
+    aliases: list[tuple[str, str]] = []
+    first: dict[tuple[str, tuple[int, ...], bytes], str] = {}
+    for tensor in ordered:
+        if alike[tensor.dtype, tensor.shape] > 1:
+            original = first.setdefault((tensor.dtype, tensor.shape, _bytes_digest(tensor)), tensor.name)
+            if original != tensor.name:
+                aliases.append((tensor.name, original))
+                continue
+        kept.append(tensor)
+    return tuple(kept), tuple(aliases)
+
+
+def _bytes_digest(tensor: Tensor) -> bytes:
+    digest = hashlib.sha256()
+    for chunk in tensor.chunks():
+        digest.update(chunk.data)
+    return digest.digest()
+
+
+def _delimited(header: object) -> bytes:
+    text = json.dumps(header, separators=(",", ":")).encode()
+    return len(text).to_bytes(8, "little") + text
