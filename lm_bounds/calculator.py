@@ -75,30 +75,35 @@ def bound_from_summary(method: str, summary: Summary) -> tuple[Bound, dict[str, 
         metric=summary.metric,
         vocab_size=summary.vocab_size,
         n_tokens=summary.n_tokens,
-        n_windows=summary.n_samples or summary.n_tokens,
+        n_windows=summary.n_tokens if summary.n_samples is None else summary.n_samples,
         description_bits=summary.code_bits + length_prefix(method, summary.code_bits).bits,
         failure_prob=summary.failure_prob,
     )
     if method == "paper":
         whole = paper_bound(summary.risk, loss.loss_range, problem)
-        return (whole if summary.n_samples else _without_sampling(whole)), {}
+        return (_without_sampling(whole) if summary.n_samples is None else whole), {}
     delta_1, delta_2 = constant_failure_probs(problem)
-    sampling_rate = level_rate(delta_2, summary.n_samples) if summary.n_samples else 0.0
+    sampling_rate = 0.0 if summary.n_samples is None else level_rate(delta_2, summary.n_samples)
     corpus_risk = chernoff_kl_upper(summary.risk, loss.loss_min, loss.loss_max, sampling_rate)
     if method == "azuma":
         rate = complexity_rate(problem, (), delta_1)
-        complexity = azuma_bound(0.0, loss.loss_range, rate)
-        return Bound(method, summary.risk, complexity, corpus_risk - summary.risk, rate), {}
+        gap = azuma_bound(0.0, loss.loss_range, rate)
+        return _capped(method, summary.risk, summary.risk + gap, corpus_risk + gap, loss.loss_max, rate), {}
     rate = complexity_rate(problem, (("ceiling b", math.log2(N_MARGINS)),), delta_1)
 
     def worst(mean: float, index: int) -> float:
         return two_point_upper(mean, loss.loss_min, loss.loss_max, ceiling_offset(loss.loss_max, index), rate)
 
     (best,), _ = minimise_on_grid(lambda at: worst(corpus_risk, at[0]), [N_MARGINS], [(16_000,), (32_000,)])
-    value = min(worst(corpus_risk, best), loss.loss_max)
-    complexity = worst(summary.risk, best) - summary.risk
-    bound = Bound(method, summary.risk, complexity, value - (summary.risk + complexity), rate)
+    whole, value = worst(summary.risk, best), worst(corpus_risk, best)
+    bound = _capped(method, summary.risk, whole, value, loss.loss_max, rate)
     return bound, {"ceiling": ceiling_offset(loss.loss_max, best)}
+
+
+def _capped(method: str, risk: float, whole: float, value: float, loss_max: float, rate: float) -> Bound:
+    """The bound with its terms, neither it nor the bound without the sampling step above l_max."""
+    complexity = min(whole, loss_max) - risk
+    return Bound(method, risk, complexity, min(value, loss_max) - (risk + complexity), rate)
 
 
 def _without_sampling(bound: Bound) -> Bound:

@@ -155,7 +155,8 @@ def open_session(
     )
     windows = _pilot_windows(corpus, "calibration", _CALIBRATION_WINDOWS, scorer.context, settings)
     longest = int(np.argmax(windows.stop - windows.start))
-    check_model(scorer, np.asarray(corpus.tokens[windows.start[longest] : windows.stop[longest]], np.int64))
+    tokens = np.asarray(corpus.tokens[windows.start[longest] : windows.stop[longest]], np.int64)
+    check_model(scorer, np.resize(tokens, scorer.context))  # repeated up to the longest window that can come up
     plan = _unchosen_plan(lm, scorer, corpus, code, settings, n_windows)
     pilot = _score_pilot(scorer, corpus, settings, progress)
     metrics = offered_metrics(corpus_spec(corpus_id).metrics, plan.model.n_choices)
@@ -203,13 +204,14 @@ def _unchosen_plan(
 def _model_facts(lm: Any, scorer: Any) -> ModelFacts:
     tokenizer, config = lm.tokenizer, lm.model.config
     own_prefix = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
-    name = lm.pretrained if isinstance(getattr(lm, "pretrained", None), str) else config._name_or_path
-    computed_in = getattr(lm, "mixed_precision_dtype", None) or getattr(lm.model, "dtype", None)
+    given = getattr(lm, "pretrained", None)
+    name = given if isinstance(given, str) else config._name_or_path
+    from_hub = isinstance(given, str) and not Path(given).exists()
     return ModelFacts(
         name=str(name or type(lm.model).__name__),
-        revision=getattr(lm, "revision", None),
+        revision=getattr(lm, "revision", None) if from_hub else None,
         architecture=type(lm.model).__name__,
-        dtype=str(computed_in).removeprefix("torch."),
+        dtype=str(scorer.dtype).removeprefix("torch."),
         backend=type(lm).__name__,
         vocab_size=scorer.vocab_size,
         n_choices=min(scorer.vocab_size, len(tokenizer)),

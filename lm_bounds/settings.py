@@ -110,16 +110,18 @@ def parse_settings(metadata: Mapping[str, Any]) -> Settings:
         metadata: keys as in ``Settings``, with or without the prefix ``lm_bounds.``.
 
     Raises:
-        UsageError: for a value that is not allowed, or a prefixed key that does not exist.
+        UsageError: for a value that is not allowed, a prefixed key that does not exist, or a key that is given twice.
 
     >>> parse_settings({"windows": 200, "pretrained": "gpt2"}).windows
     200
     """
-    values = {}
+    values: dict[str, Any] = {}
     for key, value in metadata.items():
         name = key.removeprefix(PREFIX)
         if name in _PARSERS:
-            values[name] = None if value is None else _PARSERS[name](name, value)
+            parsed = None if value is None else _PARSERS[name](name, value)
+            if values.setdefault(name, parsed) != parsed:
+                raise UsageError(f"{name} and {PREFIX}{name} were both given, with different values: pass one of them")
         elif key != name:
             raise UsageError(f"unknown metadata key {key!r}{_nearest(name)}")
     return Settings(**{name: value for name, value in values.items() if value is not None})
@@ -137,9 +139,9 @@ def check_unknown_keys(metadata: Mapping[str, Any], known: Collection[str]) -> l
     """
     strangers = [key for key in metadata if key not in _PARSERS and key not in known and not key.startswith(PREFIX)]
     for key in strangers:
-        near = [name for name in _PARSERS if edit_distance(key, name, 2) <= 2]
-        if near:
-            raise UsageError(f"unknown metadata key {key!r}: did you mean {near[0]!r}?")
+        distance, nearest = min((edit_distance(key, name, 2), name) for name in _PARSERS)
+        if distance <= 2:
+            raise UsageError(f"unknown metadata key {key!r}: did you mean {nearest!r}?")
     return strangers
 
 

@@ -133,9 +133,7 @@ def test_supported_versions(site: Path, version: str, ok: bool) -> None:
 
 
 def test_supported_versions_are_those_of_the_dependency() -> None:
-    declared = re.search(
-        r'"lm-eval\[hf\]>=([\d.]+),<([\d.]+)"', (ROOT / "pyproject.toml").read_text(encoding="utf-8")
-    )
+    declared = re.search(r'"lm-eval\[hf\]>=([\d.]+),<([\d.]+)"', (ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     assert declared is not None
     assert tuple(tuple(map(int, part.split("."))) for part in declared.groups()) == checks._LM_EVAL_VERSIONS
     assert declared.group() == checks._INSTALL.removeprefix("pip install ")
@@ -201,9 +199,7 @@ def test_empty_folders_after_an_uninstall(site: Path, clone: Path) -> None:
     assert _failed([site]) == {}
 
 
-@pytest.mark.parametrize(
-    "name", ["notes.txt", "tasks/lm_bounds/mine.yaml", "tasks/other/local_bpd_bound.yaml"]
-)
+@pytest.mark.parametrize("name", ["notes.txt", "tasks/lm_bounds/mine.yaml", "tasks/other/local_bpd_bound.yaml"])
 def test_files_of_others_are_never_removed(site: Path, clone: Path, name: str) -> None:
     _install_editable(site, clone)
     shadow = site / "lm_eval"
@@ -332,17 +328,13 @@ def real_clone(tmp_path: Path) -> Path:
     tasks = str(installed / "tasks")
 
     def ignore(folder: str, names: list[str]) -> list[str]:
-        return [
-            name for name in names if folder == tasks and not name.endswith(".py") and name != "arithmetic"
-        ]
+        return [name for name in names if folder == tasks and not name.endswith(".py") and name != "arithmetic"]
 
     clone = tmp_path / "lm-evaluation-harness"
     shutil.copytree(installed, clone / "lm_eval", ignore=ignore)
     project = '[project]\nname = "lm_eval"\nversion = "0.4.13"\n'
     packages = '[tool.setuptools.packages.find]\ninclude = ["lm_eval*"]\n'
-    _write(
-        clone, {"pyproject.toml": project + packages, ".gitignore": "__pycache__/\n*.egg-info/\n/build/\n"}
-    )
+    _write(clone, {"pyproject.toml": project + packages, ".gitignore": "__pycache__/\n*.egg-info/\n/build/\n"})
     _git(clone, "init", "--quiet")
     _commit(clone)
     return clone

@@ -68,12 +68,12 @@ class SmoothedMethod:
         """The inverse of ``to_dict``.
 
         Raises:
-            UsageError: for an index outside its grid.
+            UsageError: for an index that is not a whole number inside its grid.
         """
         method = cls(**{field.name: fields[field.name] for field in dataclasses.fields(cls)})
         smoothing = () if method.smoothing_index is None else ((method.smoothing_index, len(cls.smoothing_grid)),)
         chosen = (*smoothing, *((index, size) for _, index, size in method.grids()))
-        if (method.metric == "bpd") != bool(smoothing) or not all(0 <= i < size for i, size in chosen):
+        if (method.metric == "bpd") != bool(smoothing) or not all(type(i) is int and 0 <= i < n for i, n in chosen):
             raise UsageError(f"the parameters of {cls.name} for {method.metric} are not on its grids")
         return method
 
@@ -96,11 +96,11 @@ class SampledMethod(SmoothedMethod):
         """``kl_inf_upper`` of the corpus mean of Z at level delta_2.
 
         Raises:
-            UsageError: when the sampling ceiling is not above z_max.
+            UsageError: when the sampling ceiling is not above z_max, or not finite.
         """
-        if not self.sampling_ceiling > self.statistic_max(rate):
+        if not self.statistic_max(rate) < self.sampling_ceiling < math.inf:
             raise UsageError(
-                f"the sampling ceiling {self.sampling_ceiling} must be above z_max = {self.statistic_max(rate)}"
+                f"the sampling ceiling {self.sampling_ceiling} must be finite and above z_max = {self.statistic_max(rate)}"
             )
         _, delta_2 = self.failure_probs(problem)
         return kl_inf_upper(statistic, self.sampling_ceiling, level_rate(delta_2, len(statistic)))

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from itertools import product
 from typing import Any, ClassVar
 
 import numpy as np
@@ -26,6 +27,7 @@ N_CENTRES = 1 << 8  # y0 = l_max k/255: 8 bits
 N_SLOPES = 1 << 8  # y1 = 2 k/255: 8 bits
 STEP_GRID: tuple[float, ...] = tuple(2.0 ** (-(k + 1) / 4) for k in range(64))  # s: 6 bits, from 0.84 to 1.5e-5
 _PILOT_TOKENS = 1 << 14
+_SMOOTHING_STARTS = (8, 24, 56, 96, 160)
 
 
 def freedman_bound(losses: npt.ArrayLike, centres: npt.ArrayLike, scale: float, rate: float, step: float) -> float:
@@ -44,15 +46,15 @@ def freedman_bound(losses: npt.ArrayLike, centres: npt.ArrayLike, scale: float, 
     Source: Finzi et al. 2025.
 
     >>> round(freedman_bound([0.2, 1.5], [0.5, 1.0], 4.0, 0.05, 0.5) - 0.85, 6)
-    0.41183
+    0.410898
     """
     if not 0.0 < step < 1.0 or not scale > 0.0 or not rate >= 0.0:
         raise UsageError(f"freedman needs 0 < s < 1, Delta > 0, rate >= 0; {step}, {scale}, {rate} were given")
     centre = np.broadcast_to(np.asarray(centres, dtype=np.float64), np.shape(losses))
-    growth = 1.0 + step * (centre - np.asarray(losses, dtype=np.float64)) / scale
-    if not bool(np.all(growth > 0.0)):
+    growth = step * (centre - np.asarray(losses, dtype=np.float64)) / scale  # s A_i
+    if not bool(np.all(growth > -1.0)):
         raise UsageError("freedman needs (Y_i - l_i)/Delta > -1 for every token: choose a larger Delta")
-    return float(np.mean(centre - scale / step * np.log(growth)) + scale / step * rate)
+    return float(np.mean(centre - scale / step * np.log1p(growth)) + scale / step * rate)
 
 
 @dataclass(frozen=True)
@@ -90,8 +92,8 @@ class Freedman(SampledMethod):
 
         smoothed = problem.metric == "bpd"
         sizes = [N_CENTRES, N_SLOPES, len(STEP_GRID)] + ([len(cls.smoothing_grid)] if smoothed else [])
-        tail = (64,) if smoothed else ()
-        starts: list[Point] = [(centre, slope, 8, *tail) for centre, slope in ((8, 128), (64, 0))]
+        axes = [(0, 16, 64), range(0, N_SLOPES, 64), (0, 4, 8, 16, 32)] + ([_SMOOTHING_STARTS] if smoothed else [])
+        starts: list[Point] = list(product(*axes))
         thinned = pilot.thinned(_PILOT_TOKENS)
         point, _ = minimise_on_grid(lambda at: fit(at, thinned)[1], sizes, starts)
         return fit(point, pilot)[0]

@@ -4,7 +4,10 @@
 
 Linearised at a real t so that windows can be sampled (e^A >= e^t (1 + A - t)):
 
-    Z_i = c_i - e^t ( 1 - t - rho + ln(c_i - l_i) )
+    Z_i = c_i - b e^t ( 1 - t - rho + ln((c_i - l_i)/b) )
+        = c1 H_i - b [ e^t - 1 + e^t ( ln((c_i - l_i)/b) - t - rho ) ]
+
+The second form is computed: b may be a million times the loss, and no digits of the loss may cancel against it.
 
 Z increases with the loss, and at l = l_max it is convex in the ceiling, so z_max is the larger of its values at the
 smallest (H = 0) and the largest (H = log2 V) ceiling.
@@ -17,23 +20,39 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from itertools import product
 from typing import Any, ClassVar
 
 import numpy as np
 
 from lm_bounds.bounds.base import SampledMethod
+from lm_bounds.bounds.losses import make_loss
 from lm_bounds.bounds.protocol import Columns, Problem, complexity_rate, constant_failure_probs
 from lm_bounds.bounds.search import Point, level_rate, minimise_on_grid, sampling_upper
 from lm_bounds.bounds.statistics import FloatArray, TokenStatistics, window_means
+from lm_bounds.bounds.upper import log_ratio
+from lm_bounds.errors import UsageError
 
 N_MARGINS = 1 << 16  # b = l_max (1 + 2^(-12 + 36 k/65535)): 16 bits
 N_SLOPES = 1 << 8  # c1 = 2 k/255: 8 bits
 _PILOT_TOKENS = 1 << 14  # the search looks at about so many tokens of the pilot
+_SMOOTHING_STARTS = (8, 24, 56, 96, 160)
+_LARGEST_EXPONENT = 700.0
 
 
 def ceiling_offset(loss_max: float, margin_index: int) -> float:
     """b of the ceiling b + c1 H, above l_max by a factor on a log grid of 2^16 points."""
     return loss_max * (1.0 + math.pow(2.0, -12.0 + 36.0 * margin_index / (N_MARGINS - 1)))
+
+
+def margin_index(loss_max: float, offset: float) -> int:
+    """The index of the grid's b nearest to an offset.
+
+    >>> margin_index(4.0, ceiling_offset(4.0, 12_345)), margin_index(4.0, 1.0)
+    (12345, 0)
+    """
+    margin = max(offset / loss_max - 1.0, 2.0**-12)
+    return min(round((math.log2(margin) + 12.0) * (N_MARGINS - 1) / 36.0), N_MARGINS - 1)
 
 
 def ceiling_slope(slope_index: int) -> float:
@@ -48,7 +67,10 @@ class KlInf(SampledMethod):
     Args:
         margin_index: of b, 0 <= k < 2^16.
         slope_index: of c1, 0 <= k < 2^8.
-        linearisation: t, any real.
+        linearisation: t, any real for which e^t is finite.
+
+    Raises:
+        UsageError: for another t.
     """
 
     name: ClassVar[str] = "kl_inf"
@@ -57,16 +79,22 @@ class KlInf(SampledMethod):
     slope_index: int
     linearisation: float
 
+    def __post_init__(self) -> None:
+        if not -math.inf < self.linearisation <= _LARGEST_EXPONENT:
+            raise UsageError(
+                f"the linearisation t must be finite and at most {_LARGEST_EXPONENT:g}, {self.linearisation} was given"
+            )
+
     @classmethod
     def choose(cls, problem: Problem, pilot: TokenStatistics) -> KlInf:
         """The grid points with the lowest whole bound predicted on the pilot; then t and the sampling ceiling."""
-        smoothed = problem.metric == "bpd"
         search = _PilotSearch(problem, pilot.thinned(_PILOT_TOKENS))
-        sizes = [N_MARGINS, N_SLOPES] + ([len(cls.smoothing_grid)] if smoothed else [])
-        starts: list[Point] = [
-            (margin, slope, *((64,) if smoothed else ())) for margin in (16_000, 32_000) for slope in (0, 100)
-        ]
-        point, _ = minimise_on_grid(lambda at: search.fit(at)[1], sizes, starts)
+        sizes, axes = [N_MARGINS, N_SLOPES], [range(4096, N_MARGINS, 8192), range(0, N_SLOPES, 64)]
+        if problem.metric == "bpd":
+            sizes, axes = [*sizes, len(cls.smoothing_grid)], [*axes, _SMOOTHING_STARTS]
+        # First with b where it is as a changes, for l_max is only one of the things that b has to fit; then freely.
+        start, _ = minimise_on_grid(lambda at: search.fit(_same_offset(at, problem))[1], sizes, list(product(*axes)))
+        point, _ = minimise_on_grid(lambda at: search.fit(at)[1], sizes, [_same_offset(start, problem)])
         return _PilotSearch(problem, pilot).fit(point)[0]
 
     def grids(self) -> tuple[tuple[str, int, int], ...]:
@@ -74,34 +102,49 @@ class KlInf(SampledMethod):
         return (("ceiling b", self.margin_index, N_MARGINS), ("ceiling c1", self.slope_index, N_SLOPES))
 
     def columns(self, statistics: TokenStatistics) -> dict[str, FloatArray]:
-        """``loss``, ``ceiling`` c_i and ``log_headroom`` ln(c_i - l_i) of every token."""
+        """``loss``, ``ceiling_rise`` c1 H_i and ``log_headroom`` ln((c_i - l_i)/b) of every token."""
         losses = self.loss.of(statistics)
-        ceilings = self.ceilings(statistics.entropy_bits)
-        return {"loss": losses, "ceiling": ceilings, "log_headroom": np.log(ceilings - losses)}
+        rises = self.ceiling_rises(statistics.entropy_bits)
+        return {"loss": losses, "ceiling_rise": rises, "log_headroom": self.log_headroom(rises, losses)}
 
     def statistic(self, means: Columns, rate: float) -> FloatArray:
-        """Z = c - e^t (1 - t - rho + ln(c - l)), each term a window mean."""
+        """Z = c1 H - b (e^t - 1 + e^t (ln((c - l)/b) - t - rho)), each term a window mean."""
         t = self.linearisation
-        linear = 1.0 - t - rate + means["log_headroom"]
-        return np.asarray(means["ceiling"] - math.exp(t) * linear, dtype=np.float64)
+        slack = math.expm1(t) + math.exp(t) * (means["log_headroom"] - t - rate)
+        return np.asarray(means["ceiling_rise"] - self.ceiling_offset * slack, dtype=np.float64)
 
     def statistic_max(self, rate: float) -> float:
         """The larger of Z at l = l_max, H = 0 and at l = l_max, H = log2 V."""
-        t, loss_max = self.linearisation, self.loss.loss_max
-        ends = self.ceilings(np.array([0.0, math.log2(self.vocab_size)]))
-        return float(np.max(ends - math.exp(t) * (1.0 - t - rate + np.log(ends - loss_max))))
+        ends = self.ceiling_rises(np.array([0.0, math.log2(self.vocab_size)]))
+        headroom = self.log_headroom(ends, np.full(2, self.loss.loss_max))
+        return float(np.max(self.statistic({"ceiling_rise": ends, "log_headroom": headroom}, rate)))
 
     def values(self) -> dict[str, Any]:
         """b and c1."""
-        return {
-            "ceiling_offset": ceiling_offset(self.loss.loss_max, self.margin_index),
-            "ceiling_slope": ceiling_slope(self.slope_index),
-        }
+        return {"ceiling_offset": self.ceiling_offset, "ceiling_slope": ceiling_slope(self.slope_index)}
 
-    def ceilings(self, entropy_bits: FloatArray) -> FloatArray:
-        """c_i = b + c1 H_i, with H_i clamped to [0, log2 V]; shape (tokens,)."""
-        offset = ceiling_offset(self.loss.loss_max, self.margin_index)
-        return offset + ceiling_slope(self.slope_index) * np.clip(entropy_bits, 0.0, math.log2(self.vocab_size))
+    @property
+    def ceiling_offset(self) -> float:
+        """b."""
+        return ceiling_offset(self.loss.loss_max, self.margin_index)
+
+    def ceiling_rises(self, entropy_bits: FloatArray) -> FloatArray:
+        """c_i - b = c1 H_i, with H_i clamped to [0, log2 V]; shape (tokens,)."""
+        return ceiling_slope(self.slope_index) * np.clip(entropy_bits, 0.0, math.log2(self.vocab_size))
+
+    def log_headroom(self, rises: FloatArray, losses: FloatArray) -> FloatArray:
+        """ln((c_i - l_i)/b) for c_i = b + rises; shape (tokens,)."""
+        offset = self.ceiling_offset
+        return log_ratio((offset - losses) + rises, (rises - losses) / offset, offset)
+
+
+def _same_offset(point: Point, problem: Problem) -> Point:
+    """The point whose b, at its own smoothing, is the one that ``point[0]`` stands for at the middle of the grid."""
+    if len(point) == 2:
+        return point
+    grid = KlInf.smoothing_grid
+    middle, own = (make_loss("bpd", problem.vocab_size, grid[k]).loss_max for k in (len(grid) // 2, point[2]))
+    return (margin_index(own, ceiling_offset(middle, point[0])), *point[1:])
 
 
 class _PilotSearch:
@@ -132,7 +175,7 @@ class _PilotSearch:
         index = method.smoothing_index
         if index not in self._losses:
             self._losses[index] = method.loss.of(self.pilot)
-        ceilings = method.ceilings(self.pilot.entropy_bits)
-        headroom = np.log(ceilings - self._losses[index])
+        rises = method.ceiling_rises(self.pilot.entropy_bits)
+        headroom = method.log_headroom(rises, self._losses[index])
         sizes = self.pilot.window_sizes
-        return {"ceiling": window_means(ceilings, sizes), "log_headroom": window_means(headroom, sizes)}
+        return {"ceiling_rise": window_means(rises, sizes), "log_headroom": window_means(headroom, sizes)}

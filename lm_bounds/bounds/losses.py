@@ -130,7 +130,7 @@ def top_k(metric: str) -> int:
     Raises:
         UsageError: for another name.
     """
-    if metric.startswith("top") and metric[3:].isdigit():
+    if metric.startswith("top") and metric[3:].isdecimal():
         return int(metric[3:])
     raise UsageError(f"unknown metric {metric!r}: use one of {', '.join(METRICS)}")
 

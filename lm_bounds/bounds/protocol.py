@@ -51,7 +51,7 @@ class Problem:
         if not 0.0 < self.failure_prob < 1.0:
             raise UsageError(f"failure_prob must be in (0, 1), {self.failure_prob} was given")
         for name in ("n_tokens", "n_windows", "shared_draws"):
-            if getattr(self, name) < 1:
+            if not getattr(self, name) >= 1:
                 raise UsageError(f"{name} must be at least 1, {getattr(self, name)} was given")
         if not 0.0 <= self.description_bits < math.inf:
             raise UsageError(f"description_bits must be >= 0 and finite, {self.description_bits} was given")
@@ -156,17 +156,23 @@ def certify(method: Method, problem: Problem, means: Columns) -> Bound:
         means: each column's mean over each window's tokens; arrays of shape (windows,).
 
     Raises:
-        UsageError: when the number of windows is not ``problem.n_windows``.
+        UsageError: when the number of windows is not ``problem.n_windows``, a mean is not finite, or the method is for
+            another metric or vocabulary than the problem.
 
-    The value is the smaller of the method's bound and l_max, which no mean loss exceeds.
+    The value is the smaller of the method's bound and l_max, which no mean loss exceeds; so is ``risk + complexity``.
     """
     n_windows = len(means["loss"])
     if n_windows != problem.n_windows:
         raise UsageError(f"{problem.n_windows} windows were announced, {n_windows} were given")
+    if not all(bool(np.isfinite(values).all()) for values in means.values()):
+        raise UsageError("every window mean must be finite")
+    bounded, announced = method.loss.to_dict(), {"metric": problem.metric, "vocab_size": problem.vocab_size}
+    if any(bounded[name] != value for name, value in announced.items()):
+        raise UsageError(f"the method bounds {bounded}, the problem is {announced}")
     delta_1, _ = method.failure_probs(problem)
     rate = complexity_rate(problem, method.selection(), delta_1)
     statistic = method.statistic(means, rate)
     risk = float(np.mean(means["loss"]))
-    complexity = float(np.mean(statistic)) - risk
+    complexity = min(float(np.mean(statistic)), method.loss.loss_max) - risk
     upper = min(method.upper(statistic, problem, rate), method.loss.loss_max)
     return Bound(method.name, risk, complexity, upper - (risk + complexity), rate)

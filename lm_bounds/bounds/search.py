@@ -12,19 +12,21 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from lm_bounds.bounds.statistics import FloatArray
+from lm_bounds.bounds.upper import kl_inf_upper
 
 Point = tuple[int, ...]
+_SEARCHES = 3
 
 
 def minimise_on_grid(
     objective: Callable[[Point], float], sizes: Sequence[int], starts: Sequence[Point]
 ) -> tuple[Point, float]:
-    """Pattern search on a product of index ranges: steps of a quarter of each range, halved until they are one.
+    """Pattern search on a product of index ranges: steps of a sixteenth of each range, halved until they are one.
 
     Args:
         objective: value at a point; may be inf where it is not defined.
         sizes: points of each axis.
-        starts: where to begin; the best of all searches is returned.
+        starts: where to look first; a search begins at each of the best three, and the best that they find is returned.
 
     Returns:
         the best point and its value.
@@ -39,16 +41,13 @@ def minimise_on_grid(
             seen[point] = objective(point)
         return seen[point]
 
-    best = min(starts, key=value)
-    for start in starts:
-        found = _descend(value, sizes, start)
-        if value(found) < value(best):
-            best = found
+    found = [_descend(value, sizes, start) for start in sorted(starts, key=value)[:_SEARCHES]]
+    best = min(found, key=value)
     return best, value(best)
 
 
 def _descend(value: Callable[[Point], float], sizes: Sequence[int], start: Point) -> Point:
-    point, steps = start, [max(1, size // 4) for size in sizes]
+    point, steps = start, [max(1, size // 16) for size in sizes]
     while True:
         moved = False
         for axis, size in enumerate(sizes):
@@ -58,13 +57,14 @@ def _descend(value: Callable[[Point], float], sizes: Sequence[int], start: Point
                 if value(candidate) < value(point):
                     point, moved = candidate, True
         if not moved:
-            if max(steps) == 1:
+            if max(steps, default=1) == 1:
                 return point
             steps = [max(1, step // 2) for step in steps]
 
 
-# Distances of the sampling ceiling above z_max, relative to the statistic's spread.
-_CEILING_MARGINS = np.exp2(np.arange(-16, 25) / 2)
+# log2 of the sampling ceiling's distance above z_max, relative to the statistic's spread: the range searched.
+_LEAST_MARGIN, _LARGEST_MARGIN = -8.0, 16.0
+_HALVINGS = 12
 
 
 def sampling_upper(statistic: FloatArray, statistic_max: float, rate: float) -> tuple[float, float]:
@@ -72,7 +72,8 @@ def sampling_upper(statistic: FloatArray, statistic_max: float, rate: float) -> 
 
         min over c > z_max of  c - exp( mean ln(c - z_j) - rate )
 
-    The ceiling is a free real (nothing is paid): the certifying draws are independent of the pilot.
+    The ceiling is a free real (nothing is paid): the certifying draws are independent of the pilot. The bound is
+    convex in c, and falls as long as ln mean(1/(c - z_j)) + mean ln(c - z_j) > rate: bisection on ln(c - z_max).
 
     Args:
         statistic: pilot values z_j <= z_max; shape (windows,).
@@ -83,14 +84,17 @@ def sampling_upper(statistic: FloatArray, statistic_max: float, rate: float) -> 
         the ceiling and the predicted upper bound.
     """
     spread = max(float(statistic.std()), 1e-9 * (1.0 + abs(statistic_max)))
-    margins = spread * _CEILING_MARGINS
-    for _ in range(2):  # the coarse grid, then a fine one around its best point
-        ceilings = statistic_max + margins  # shape: (margins,)
-        log_headroom = np.log(ceilings[:, None] - statistic[None, :]).mean(axis=1)
-        predicted = ceilings - np.exp(log_headroom - rate)
-        best = int(np.argmin(predicted))
-        margins = margins[best] * np.exp2(np.linspace(-0.5, 0.5, 17))
-    return float(ceilings[best]), float(predicted[best])
+    least_headroom = np.maximum(statistic_max - statistic, 0.0)
+    low, high = _LEAST_MARGIN, _LARGEST_MARGIN
+    for _ in range(_HALVINGS):
+        middle = 0.5 * (low + high)
+        headroom = least_headroom + spread * 2.0**middle
+        if math.log(float((1.0 / headroom).mean())) + float(np.log(headroom).mean()) > rate:
+            low = middle
+        else:
+            high = middle
+    ceiling = statistic_max + spread * 2.0**high
+    return ceiling, kl_inf_upper(statistic, ceiling, rate)
 
 
 def level_rate(failure_prob: float, n: int) -> float:

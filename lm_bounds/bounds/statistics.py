@@ -51,18 +51,24 @@ class TokenStatistics:
         return len(self.window_sizes)
 
     def thinned(self, n_tokens: int) -> TokenStatistics:
-        """Every k-th token of each window, k the smallest step that leaves about ``n_tokens`` tokens in all."""
-        step = -(-self.n_tokens // n_tokens)
-        if step <= 1:
+        """Every k-th token of each window, k the smallest step that leaves about ``n_tokens`` tokens in all.
+
+        Where there are more windows than ``n_tokens``, every j-th of them is kept, j the smallest step likewise.
+        """
+        stride = -(-self.n_windows // n_tokens)
+        sizes = self.window_sizes[::stride]
+        step = -(-int(sizes.sum()) // n_tokens)
+        if stride == step == 1:
             return self
-        starts = np.repeat(np.cumsum(self.window_sizes) - self.window_sizes, self.window_sizes)
-        keep = (np.arange(self.n_tokens) - starts) % step == 0
+        window = np.repeat(np.arange(self.n_windows), self.window_sizes)
+        position = np.arange(self.n_tokens) - (np.cumsum(self.window_sizes) - self.window_sizes)[window]
+        keep = (window % stride == 0) & (position % step == 0)
         return TokenStatistics(
             self.log2_prob[keep],
             self.rank[keep],
             self.entropy_bits[keep],
             self.max_prob[keep],
-            -(-self.window_sizes // step),
+            -(-sizes // step),
         )
 
 

@@ -30,7 +30,7 @@ def kl_inf_upper(values: npt.ArrayLike, ceilings: npt.ArrayLike, rate: float) ->
         rate: nats per observation, >= 0.
 
     Raises:
-        UsageError: for an empty sample, a value not below its ceiling, or a negative rate.
+        UsageError: for an empty sample, a value not below its ceiling, an infinite one, or a negative rate.
 
     Source: the dual of the KL_inf bound (Honda & Takemura 2010; Waudby-Smith & Ramdas 2024); with one constant
     ceiling and 0/1 values it is the Chernoff-kl bound.
@@ -45,9 +45,19 @@ def kl_inf_upper(values: npt.ArrayLike, ceilings: npt.ArrayLike, rate: float) ->
     if not rate >= 0.0:
         raise UsageError(f"rate must be >= 0 nats per observation, {rate} was given")
     headroom = ceiling - observed
-    if not bool(np.all(headroom > 0.0)):
-        raise UsageError("every value must be below its ceiling: choose a larger ceiling")
-    return float(ceiling.mean() - math.exp(float(np.log(headroom).mean()) - rate))
+    if not bool(np.all((headroom > 0.0) & (headroom < math.inf))):
+        raise UsageError("every value must be finite and below its finite ceiling: choose a larger ceiling")
+    # mean v - R expm1( mean ln(headroom/R) - rate ) is the same number for R the mean headroom, but a ceiling
+    # that lies far above the values does not cancel the digits of the result.
+    mean, mean_ceiling, scale = float(observed.mean()), float(ceiling.mean()), float(headroom.mean())
+    excess = ceiling - mean_ceiling
+    log_headroom = log_ratio(headroom, (excess - (observed - mean)) / scale, scale)
+    return mean + float(excess.mean()) - scale * math.expm1(float(log_headroom.mean()) - rate)
+
+
+def log_ratio(numbers: FloatArray, excess: FloatArray, scale: float) -> FloatArray:
+    """ln(numbers/scale) where numbers = scale (1 + excess), without loss of digits for small and for large excess."""
+    return np.where(excess > -0.5, np.log1p(np.maximum(excess, -0.5)), np.log(numbers / scale))
 
 
 def hoeffding_upper(mean: float, value_range: float, n: int, failure_prob: float) -> float:
@@ -91,14 +101,19 @@ def two_point_upper(mean: float, low: float, high: float, ceiling: float, rate: 
     Raises:
         UsageError: for a mean outside the range or a ceiling that is not above it.
     """
-    if not low <= mean <= high or not ceiling > high or not rate >= 0.0:
+    if not low <= mean <= high < ceiling < math.inf or not rate >= 0.0:
         raise UsageError(
-            f"two_point_upper needs low <= mean <= high < ceiling and rate >= 0; mean={mean}, low={low}, "
+            f"two_point_upper needs low <= mean <= high < ceiling < inf and rate >= 0; mean={mean}, low={low}, "
             f"high={high}, ceiling={ceiling}, rate={rate} were given"
         )
-    share = (mean - low) / (high - low) if high > low else 0.0
-    log_headroom = (1 - share) * math.log(ceiling - low) + share * math.log(ceiling - high)
-    return ceiling - math.exp(log_headroom - rate)
+    if high == low:
+        return mean - (ceiling - mean) * math.expm1(-rate)
+    share, scale = (mean - low) / (high - low), ceiling - mean
+    above = math.log1p((mean - low) / scale)  # ln((c - low)/scale), scale = c - mean
+    below = math.log((ceiling - high) / scale)
+    if high - mean < 0.5 * scale:
+        below = math.log1p((mean - high) / scale)
+    return mean - scale * math.expm1((1 - share) * above + share * below - rate)
 
 
 def chernoff_kl_upper(mean: float, low: float, high: float, rate: float) -> float:
@@ -148,6 +163,6 @@ def bernoulli_kl(p: float, q: float) -> float:
     """
     if q >= 1.0:
         return 0.0 if p >= 1.0 else math.inf
-    left = p * math.log(p / q) if p > 0.0 else 0.0
-    right = (1 - p) * math.log((1 - p) / (1 - q)) if p < 1.0 else 0.0
+    left = -p * math.log1p((q - p) / p) if p > 0.0 else 0.0
+    right = (1 - p) * math.log1p((q - p) / (1 - q)) if p < 1.0 else 0.0
     return left + right

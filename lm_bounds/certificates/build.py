@@ -17,6 +17,7 @@ from lm_bounds._version import __version__
 from lm_bounds.bounds import Bound, vacuous_at
 from lm_bounds.certificates.claim import claim_sentence
 from lm_bounds.certificates.evidence import Observations, Plan
+from lm_bounds.certificates.facts import REFERENCE_MACHINE
 from lm_bounds.certificates.files import (
     SCHEMA,
     Certificate,
@@ -26,11 +27,6 @@ from lm_bounds.certificates.files import (
 )
 from lm_bounds.sampling import Windows, draws_sha256
 
-REFERENCE_MACHINE = (
-    "the tokenizer",
-    "the code of the network's architecture and of this package",
-    "the code of the decoder of the compressed weights",
-)
 _SOFTWARE = ("lm_eval", "torch", "transformers", "tokenizers", "safetensors", "numpy")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from decimal import ROUND_CEILING, ROUND_FLOOR, Context, Decimal
 from typing import Any
 
 _UNITS = {"bpd": " bits per token"}
@@ -10,6 +11,8 @@ _UNITS = {"bpd": " bits per token"}
 
 def claim_sentence(fields: Mapping[str, Any]) -> str:
     """What is bounded, by how much, on which corpus, at which failure probability, and what it does not say.
+
+    The bound is rounded up to six digits and the uniform guess down: the sentence never claims more than the fields.
 
     Args:
         fields: of a certificate; ``claim`` without its sentence, ``corpus``, ``model`` and ``settings`` are read.
@@ -23,9 +26,40 @@ def claim_sentence(fields: Mapping[str, Any]) -> str:
     verdict = "This is vacuous: " if claim["vacuous"] else "For comparison, "
     family = " (all metrics of the corpus together)" if fields["settings"]["family_wise"] else ""
     return (
-        f"With probability at least {1 - fields['settings']['failure_prob']:.6g}{family}, the {quantity} of "
+        f"With probability at least {_complement(fields['settings']['failure_prob'])}{family}, the {quantity} of "
         f"{model['name']} on the contexts of corpus {corpus['id']} ({count}{corpus['n_tokens']:,} tokens), each next "
-        f"token resampled given its context, is at most {claim['bound']:.6g}{_UNITS.get(claim['metric'], '')}. "
-        f"{verdict}a uniform guess reaches {claim['vacuous_at']:.6g}. The contexts are those of the corpus; nothing is "
-        "said of contexts that are not in it."
+        f"token resampled given its context, is at most {rounded_up(claim['bound'])}"
+        f"{_UNITS.get(claim['metric'], '')}. "
+        f"{verdict}a uniform guess reaches {rounded_down(claim['vacuous_at'])}. The contexts are those of "
+        "the corpus; nothing is said of contexts that are not in it."
     )
+
+
+def rounded_up(value: float) -> str:
+    """Six significant digits, never below the value.
+
+    >>> rounded_up(8.123451), rounded_up(0.5)
+    ('8.12346', '0.5')
+    """
+    return _six_digits(value, ROUND_CEILING)
+
+
+def rounded_down(value: float) -> str:
+    """Six significant digits, never above the value.
+
+    >>> rounded_down(8.005624549193879)
+    '8.00562'
+    """
+    return _six_digits(value, ROUND_FLOOR)
+
+
+def _six_digits(value: float, rounding: str) -> str:
+    rounded = Context(prec=6, rounding=rounding).create_decimal_from_float(value)
+    return f"{rounded.normalize():f}"
+
+
+def _complement(failure_prob: float) -> str:
+    """1 - failure_prob, exactly: a rounded 1 would claim certainty."""
+    if failure_prob < 1e-9:
+        return f"1 - {failure_prob!r}"
+    return f"{1 - Decimal(repr(failure_prob)):f}"

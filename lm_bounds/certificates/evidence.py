@@ -79,10 +79,15 @@ class ModelFacts:
     @property
     def context_rule(self) -> str:
         """The context of every scored token, in words."""
-        return (
-            f"one prefix token (id {self.prefix_token_id}) and the earlier tokens of the window; windows are the "
-            f"consecutive runs of {self.context} tokens of a document, the last one shorter"
-        )
+        return context_rule(self.prefix_token_id, self.context)
+
+
+def context_rule(prefix_token_id: int, context: int) -> str:
+    """The context of every scored token, in words."""
+    return (
+        f"one prefix token (id {prefix_token_id}) and the earlier tokens of the window; windows are the "
+        f"consecutive runs of {context} tokens of a document, the last one shorter"
+    )
 
 
 @dataclass(frozen=True)
@@ -139,43 +144,57 @@ class Plan:
     def certify_seed_parts(self) -> list[Any]:
         """What the certifying draws depend on."""
         choices = {metric: method.to_dict() for metric, method in sorted(self.methods.items())}
-        return certify_seed_parts(self.settings.to_dict(), asdict(self.model), self.corpus.sha256, self.code, choices)
+        corpus = {"id": self.corpus.corpus_id, **asdict(self.corpus)}
+        settings, model = self.settings.to_dict(), asdict(self.model)
+        return certify_seed_parts(settings, corpus, model, self.code, choices, self.n_windows)
 
     def certify_seed(self) -> int:
         """Seed of the certifying draws."""
         return stream_seed("certify", *self.certify_seed_parts())
 
 
+# What a bound, or its comparison with a uniform guess, depends on.
+_CORPUS_FACTS = ("id", "sha256", "n_tokens_kind", "n_metrics")
+_MODEL_FACTS = ("vocab_size", "n_choices", "prefix_token_id", "default_prefix", "dtype")
+
+
 def certify_seed_parts(
     settings: Mapping[str, Any],
+    corpus: Mapping[str, Any],
     model: Mapping[str, Any],
-    corpus_sha256: str,
     code: CodeLength | MeasuredCode,
     choices: Mapping[str, Any],
+    n_windows: int,
 ) -> list[Any]:
     """What the certifying draws depend on: the weights, every choice, the corpus and the draw seed.
 
-    Re-running with any other choice redraws. With ``shared_draws`` above one the weights and the choices are left out,
-    and delta_2 is divided by it instead.
+    Re-running with any other choice redraws, and none of them can be restated later: the draws would not be those of
+    the certificate. With ``shared_draws`` above one the weights and the choices are left out, and delta_2 is divided
+    by it instead.
 
     Args:
         settings: all settings by name.
+        corpus: all facts of the corpus by name, its id as ``id``.
         model: all facts of the model by name.
-        corpus_sha256: of the token stream.
         code: the measured weights.
         choices: every metric's method with its parameters.
+        n_windows: certifying windows; the draws of more windows begin with those of fewer, except for the method
+            ``paper``, whose bound would not hold for whichever number of windows turned out best.
     """
-    common = [settings["draw_seed"], corpus_sha256, model["context"]]
+    common = [settings["draw_seed"], {name: corpus[name] for name in _CORPUS_FACTS}, model["context"]]
+    if settings["method"] == "paper":
+        common.append(n_windows)
     if settings["shared_draws"] > 1:
         return ["shared", settings["shared_draws"], *common]
-    evaluated = [model["prefix_token_id"], model["dtype"], code.compressor, code.bits]
     return [
         "own",
         code.sha256,
         choices,
         settings["failure_prob"],
         settings["family_wise"],
-        *evaluated,
+        {name: model[name] for name in _MODEL_FACTS},
+        code.compressor,
+        code.bits,
         *common,
     ]
 

@@ -86,17 +86,51 @@ def write_atomically(path: Path, content: bytes) -> None:
 def read_certificate(path: str | Path) -> dict[str, Any]:
     """The fields of a certificate file.
 
+    Numbers have to be written as this package writes them, with the shortest digits that round-trip, and no key may
+    occur twice: otherwise a text could be changed without a change of what it is read as.
+
     Raises:
         VerificationError: when it cannot be read, is not JSON, or is not a certificate of a known schema.
     """
     try:
-        fields = json.loads(Path(path).read_bytes())
+        fields = json.loads(
+            Path(path).read_bytes(),
+            object_pairs_hook=_distinct_keys,
+            parse_float=_shortest_float,
+            parse_int=_shortest_int,
+            parse_constant=_no_constant,
+        )
     except OSError as error:
         raise VerificationError(f"{path}: cannot be read ({error.strerror}): pass a certificate file") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise VerificationError(f"{path}: is not JSON ({error}): pass a certificate that lm-bounds wrote") from error
     if not isinstance(fields, dict) or "schema" not in fields:
         raise VerificationError(f"{path}: is not a certificate (no field 'schema'): pass one that lm-bounds wrote")
     if fields["schema"] != SCHEMA:
         raise VerificationError(f"{path}: schema {fields['schema']!r} is unknown: this version reads {SCHEMA}")
     return fields
+
+
+def _distinct_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    fields = dict(pairs)
+    if len(fields) != len(pairs):
+        raise ValueError("a key occurs twice")
+    return fields
+
+
+def _shortest_float(text: str) -> float:
+    number = float(text)
+    if repr(number) != text:
+        raise ValueError(f"the number {text[:40]} is not written with its shortest digits")
+    return number
+
+
+def _shortest_int(text: str) -> int:
+    number = int(text)
+    if str(number) != text:
+        raise ValueError(f"the number {text[:40]} is not written with its shortest digits")
+    return number
+
+
+def _no_constant(name: str) -> float:
+    raise ValueError(f"{name} is no number of JSON")

@@ -53,6 +53,11 @@ def main(arguments: list[str] | None = None) -> None:
         if os.environ.get("LM_BOUNDS_DEBUG"):
             raise
         _fail(str(error), error.exit_code)
+    except Exception as error:  # what no one foresaw is one line as well
+        if os.environ.get("LM_BOUNDS_DEBUG"):
+            raise
+        what = " ".join(f"{type(error).__name__}: {error}".split())
+        _fail(f"{what} (set LM_BOUNDS_DEBUG=1 to see where it happened)", 1)
     sys.exit(code if isinstance(code, int) else 0)
 
 

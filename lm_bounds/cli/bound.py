@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import click
 
 from lm_bounds.cli.output import echo_json
@@ -36,11 +38,16 @@ def bound(
     """
     from lm_bounds.bounds import vacuous_at
     from lm_bounds.calculator import Summary, bound_from_summary
+    from lm_bounds.certificates.claim import rounded_down, rounded_up
     from lm_bounds.errors import UsageError
 
     for name, value in (("--tokens", tokens), ("--samples", samples)):
-        if value is not None and not (value >= 1 and value == int(value)):
+        if value is not None and not (value >= 1 and value.is_integer()):
             raise UsageError(f"{name} must be a whole number of at least 1, {value} was given")
+    if not 0 <= code_bits < math.inf:
+        raise UsageError(f"--code-bits must be a finite number of bits of at least 0, {code_bits} was given")
+    if metric == "bpd" and alpha is None:
+        raise UsageError("--metric bpd needs --alpha, the smoothing probability in (0, 1) that was fixed in advance")
     n_samples = None if samples is None else int(samples)
     summary = Summary(metric, risk, code_bits, int(tokens), vocab, alpha, n_samples, failure_prob)
     found, chosen = bound_from_summary(method, summary)
@@ -53,5 +60,5 @@ def bound(
         return
     parts = " + ".join(f"{name} {value:.6g}" for name, value in terms.items())
     verdict = "vacuous" if vacuous else "not vacuous"
-    click.echo(f"{metric} <= {found.value:.6g} = {parts}")
-    click.echo(f"{verdict}: a uniform guess reaches {level:.6g}")
+    click.echo(f"{metric} <= {rounded_up(found.value)} = {parts}")
+    click.echo(f"{verdict}: a uniform guess reaches {rounded_down(level)}")

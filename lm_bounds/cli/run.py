@@ -29,7 +29,7 @@ def _metadata_options(command: Any) -> Any:
 @click.command(context_settings={"ignore_unknown_options": True, "allow_extra_args": True})
 @_metadata_options
 @click.pass_context
-def run(context: click.Context, **metadata: Any) -> None:
+def run(parsed: click.Context, /, **metadata: Any) -> None:
     """Run lm_eval with bound tasks; takes every option of `lm_eval run` besides these.
 
     \b
@@ -38,4 +38,4 @@ def run(context: click.Context, **metadata: Any) -> None:
     """
     from lm_bounds.tasks.harness import run_harness
 
-    run_harness(context.args, {name: value for name, value in metadata.items() if value is not None})
+    run_harness(parsed.args, {name: value for name, value in metadata.items() if value is not None})

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from lm_bounds.codelength.integers import elias_delta_bits, paper_prefix_bits
 from lm_bounds.codelength.ledger import LedgerItem
+from lm_bounds.errors import UsageError
 
 METHOD_SLOTS = 8  # bounding methods, present and future
 SMOOTHING_SLOTS = 4  # ways to smooth
@@ -61,9 +62,14 @@ def settings_ledger(settings: EvaluationSettings) -> tuple[LedgerItem, ...]:
 def length_prefix(method: str, code_bits: float) -> LedgerItem:
     """What it costs to delimit a code of C bits: Elias-delta of C, or 2 log2 C for the method ``paper``.
 
+    Raises:
+        UsageError: for a length below 1 bit (2 for ``paper``), or one that is not finite.
+
     >>> length_prefix("kl_inf", 1024.0)
     LedgerItem(item='length prefix (Elias delta)', bits=17)
     """
     if method == "paper":
         return LedgerItem("length prefix (2 log2 C)", paper_prefix_bits(code_bits))
-    return LedgerItem("length prefix (Elias delta)", elias_delta_bits(max(1, math.ceil(code_bits))))
+    if not 1 <= code_bits < math.inf:
+        raise UsageError(f"the length of a code must be at least 1 bit and finite, {code_bits} bits were given")
+    return LedgerItem("length prefix (Elias delta)", elias_delta_bits(math.ceil(code_bits)))

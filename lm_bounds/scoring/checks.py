@@ -11,20 +11,25 @@ from lm_bounds.errors import ModelError
 from lm_bounds.scoring.hf import HFScorer
 from lm_bounds.scoring.logits import total_probability
 
-# Differences in log2 p and entropy (bits) that rounding can make, relative to 1 + |value|.
-_TOLERANCE_BITS = {torch.float32: 1e-3, torch.float64: 1e-6}
-_TOLERANCE_HALF_BITS = 0.1  # bf16 and fp16 kernels round differently for other shapes
+# Differences in log2 p and entropy (bits), relative to 1 + |value|, that rounding can make.
+_TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3}
+# bf16 and fp16: inputs of one shape go through the same kernels, so that the worst prediction counts. Those of another
+# shape do not, and a near-tie of a router can then send single tokens to another expert: the mean over the predictions.
+_TOLERANCE_HALF = 0.02
+_TOLERANCE_HALF_MEAN = 0.05
+_SAME_SHAPE = ("tokens change from", "use a causal (decoder-only) language model")
+_CUT_SHORT = ("the window ends at", "use a model, or a smaller context, where the length of the input makes no difference")
 
 
 def check_model(scorer: HFScorer, window: IntArray) -> None:
     """Refuses a model whose past predictions move with later tokens, or whose probabilities do not sum to one.
 
-    The window is scored as it is, with its tokens replaced from each of three positions on, and cut short at each of
-    them; every statistic of the earlier tokens has to stay where it was.
+    The window is scored as it is, with its tokens replaced from each of three positions on, and cut short after 1, 2, 4,
+    8, ... tokens; every statistic of the earlier tokens has to stay where it was.
 
     Args:
         scorer: of the model.
-        window: token ids of one window, >= 1, from the calibration stream.
+        window: token ids of one window, >= 1; of the largest length that will be scored.
 
     Raises:
         ModelError: naming what moved.
@@ -36,8 +41,10 @@ def check_model(scorer: HFScorer, window: IntArray) -> None:
         changed = tokens.copy()
         # the model reads token j when it predicts token j + 1: predictions 0..position read none of the changed ones
         changed[position:] = (changed[position:] + 1 + np.arange(len(tokens) - position)) % scorer.vocab_size
-        _compare(reference, scorer.score_batch([tokens], [changed]), position, scorer, "later tokens change")
-        _compare(reference, scorer.score_batch([tokens[: position + 1]]), position, scorer, "the window ends")
+        _compare(reference, scorer.score_batch([tokens], [changed]), position, scorer, same_shape=True)
+    # many lengths, because some rotary scalings set in above one length only and then remember the longest input
+    for length in (2**k for k in range(len(tokens).bit_length()) if 2**k < len(tokens)):
+        _compare(reference, scorer.score_batch([tokens[:length]]), length - 1, scorer, same_shape=False)
 
 
 def _check_distribution(scorer: HFScorer, tokens: IntArray) -> None:
@@ -51,17 +58,20 @@ def _check_distribution(scorer: HFScorer, tokens: IntArray) -> None:
         )
 
 
-def _compare(reference: TokenStatistics, other: TokenStatistics, position: int, scorer: HFScorer, what: str) -> None:
-    dtype = getattr(scorer.lm.model, "dtype", torch.float32)
-    tolerance = _TOLERANCE_BITS.get(dtype, _TOLERANCE_HALF_BITS)
+def _compare(
+    reference: TokenStatistics, other: TokenStatistics, position: int, scorer: HFScorer, *, same_shape: bool
+) -> None:
+    half = scorer.dtype not in _TOLERANCE
+    tolerance = _TOLERANCE.get(scorer.dtype, _TOLERANCE_HALF if same_shape else _TOLERANCE_HALF_MEAN)
     for name in ("log2_prob", "entropy_bits"):
         before, after = getattr(reference, name)[: position + 1], getattr(other, name)[: position + 1]
         with np.errstate(invalid="ignore"):  # -inf where the model failed both times
             difference = np.where(before == after, 0.0, np.abs(before - after) / (1.0 + np.abs(before)))
-        if not bool(np.all(difference <= tolerance)):
+        moved = float(np.mean(difference) if half and not same_shape else np.max(difference))
+        if not moved <= tolerance:
             at = int(np.argmax(np.nan_to_num(difference, nan=np.inf)))
+            what, cure = _SAME_SHAPE if same_shape else _CUT_SHORT
             raise ModelError(
                 f"the model is not strictly causal: its prediction of token {at} of a window moves when {what} "
-                f"at token {position} ({before[at]:.4f} to {after[at]:.4f} bits): "
-                "use a causal (decoder-only) language model"
+                f"token {position} ({before[at]:.4f} to {after[at]:.4f} bits): {cure}"
             )

@@ -43,6 +43,12 @@ class HFScorer:
         """V: the number of logits."""
         return int(self.logits(np.array([[self.prefix_token_id]])).shape[-1])
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """Number format of the forward pass."""
+        dtype = getattr(self.lm, "mixed_precision_dtype", None) or getattr(self.lm.model, "dtype", None)
+        return dtype if isinstance(dtype, torch.dtype) else torch.float32
+
     def logits(self, inputs: IntArray) -> torch.Tensor:
         """Logits of a batch of token ids; shape (batch, positions, V)."""
         ids = torch.as_tensor(np.ascontiguousarray(inputs, dtype=np.int64), device=self.lm.device)
@@ -76,14 +82,14 @@ class HFScorer:
         """
         lengths = [len(window) for window in windows]
         targets = _padded(windows)
-        read = targets if contexts is None else _padded(contexts)
-        inputs = np.concatenate([np.full((len(windows), 1), self.prefix_token_id), read[:, :-1]], axis=1)
-        logits = self.logits(inputs)
-        if int(targets.max()) >= logits.shape[-1]:
+        # a window's last token is predicted and not read, not even where a longer window of the batch goes on
+        inputs = _padded([np.r_[self.prefix_token_id, read[:-1]] for read in contexts or windows])
+        if int(targets.max()) >= self.vocab_size:
             raise ModelError(
-                f"token id {int(targets.max())} has no logit (the model has {logits.shape[-1]}): "
+                f"token id {int(targets.max())} has no logit (the model has {self.vocab_size}): "
                 "the tokenizer does not fit the model"
             )
+        logits = self.logits(inputs)
         return token_statistics(logits, torch.as_tensor(targets, device=logits.device), lengths)
 
 
@@ -103,7 +109,7 @@ def make_scorer(lm: Any, context: int | None) -> HFScorer:
 
     Raises:
         ModelError: for a backend that gives no logits, an encoder-decoder, or a tokenizer with no prefix token.
-        UsageError: for a context that the model does not allow.
+        UsageError: for more than one process, or a context, prefix token or batch size that is not allowed.
     """
     if not callable(getattr(lm, "_model_call", None)) or not hasattr(lm, "tokenizer"):
         raise ModelError(f"model backend {type(lm).__name__} gives no logits of whole windows: use --model hf")
@@ -114,6 +120,9 @@ def make_scorer(lm: Any, context: int | None) -> HFScorer:
     prefix = lm.prefix_token_id
     if prefix is None:
         raise ModelError("the tokenizer has no BOS and no end-of-text token: pass prefix_token_id=ID in model_args")
+    n_known = getattr(lm.model.config, "vocab_size", None)
+    if n_known is not None and not 0 <= int(prefix) < n_known:
+        raise UsageError(f"prefix_token_id={prefix} is not a token of the model: use one of 0 to {n_known - 1}")
     allowed = int(lm.max_length)
     if context is not None and context > allowed:
         raise UsageError(f"context={context} is longer than the model allows: use at most {allowed}")
@@ -126,4 +135,6 @@ def _batch_size(lm: Any, context: int) -> int:
     if size == "auto":
         probe = (("", ""), [0], [0] * context)  # the shape of the longest window
         return int(lm._detect_batch_size([probe], 0))
+    if int(size) < 1:
+        raise UsageError(f"batch_size must be at least 1 or auto, {size} was given")
     return int(size)

@@ -19,6 +19,8 @@ def token_statistics(logits: torch.Tensor, targets: torch.Tensor, lengths: list[
         log2 p(x) = (logit_x - logsumexp(logits)) / ln 2,   rank = 1 + #{v != x: logit_v >= logit_x}
         H = logsumexp(logits) - sum_v p_v logit_v  (in bits),  a row with a non-finite logit: log2 p = -inf, rank = V
 
+    The largest logit is taken off first, so that a large offset common to a row's logits does not swallow the sum.
+
     Args:
         logits: of any floating dtype; shape (batch, positions, V).
         targets: token that each position predicts; shape (batch, positions), values in [0, V).
@@ -47,8 +49,9 @@ def total_probability(logits: torch.Tensor) -> torch.Tensor:
     """
     sums = []
     for rows in logits.split(_rows_per_chunk(logits.shape[-1])):
-        chunk = rows.float()
-        sums.append((chunk - torch.logsumexp(chunk, dim=-1, keepdim=True)).double().exp().sum(dim=-1))
+        _, shifted, exponentials = _shifted(rows.float())
+        log_sum = exponentials.sum(dim=-1).log()
+        sums.append((shifted - log_sum[:, None]).double().exp().sum(dim=-1))
     return torch.cat(sums)
 
 
@@ -64,23 +67,29 @@ def _chunks(logits: torch.Tensor, targets: torch.Tensor, lengths: list[int]) -> 
             yield _row_statistics(logits[window, start:stop].float(), targets[window, start:stop])
 
 
+def _shifted(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """(largest logit of every row, logits minus it, their exponentials)."""
+    largest = rows.amax(dim=-1)
+    shifted = rows - largest[:, None]
+    return largest, shifted, torch.exp(shifted)
+
+
 def _row_statistics(rows: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     """(log p in nats, rank, entropy in nats, max p) of every row, float64; shape (4, rows)."""
-    normaliser = torch.logsumexp(rows, dim=-1)
+    largest, shifted, exponentials = _shifted(rows)
     chosen = rows.gather(-1, targets[:, None]).squeeze(-1)
     rank = (rows >= chosen[:, None]).sum(dim=-1)
-    largest = rows.amax(dim=-1)
     # a row is finite when its extremes are: NaN and both infinities show in one of them
     finite = torch.isfinite(largest) & torch.isfinite(rows.amin(dim=-1))
-    probabilities = torch.exp(rows - normaliser[:, None])
-    expected_logit = torch.einsum("rv,rv->r", probabilities, rows)
-    wide = normaliser.double()
+    total = exponentials.sum(dim=-1).double()
+    expected_shift = torch.einsum("rv,rv->r", exponentials, shifted).double() / total
     statistics = torch.stack(
         [
-            chosen.double() - wide,
+            chosen.double() - largest.double() - total.log(),
             rank.double(),
-            wide - expected_logit.double(),
-            torch.exp(largest.double() - wide),
+            # logits further apart than fp32 reaches: 0 times infinity, of a row with no entropy to speak of
+            (total.log() - expected_shift).nan_to_num(nan=0.0),
+            1.0 / total,
         ]
     )
     failed = torch.tensor([-math.inf, rows.shape[-1], 0.0, 0.0], dtype=torch.float64, device=rows.device)

@@ -44,7 +44,7 @@ def certify(
     session = open_session(lm, corpus, parsed, parsed.windows)
     offered = list(session.plan.methods)
     chosen = offered if metrics is None else list(metrics)
-    if not set(chosen) <= set(offered):
+    if not chosen or not set(chosen) <= set(offered):
         raise UsageError(f"metrics {chosen} were asked for: this corpus and vocabulary offer {', '.join(offered)}")
     observations = session.observe(range(parsed.windows))
     return write_certificates(session.plan, observations, chosen, certificate_directory(session.plan))

@@ -5,7 +5,10 @@ from __future__ import annotations
 import argparse
 import contextlib
 import difflib
+import logging
 import os
+import subprocess
+import sys
 import unittest.mock
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,7 +21,14 @@ from lm_bounds.errors import LmBoundsError, UsageError
 from lm_bounds.pipeline import check_settings
 from lm_bounds.settings import check_unknown_keys, parse_settings
 
-_QUIET = {"TRANSFORMERS_VERBOSITY": "error", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "LMEVAL_LOG_LEVEL": "ERROR"}
+_QUIET = {
+    "TRANSFORMERS_VERBOSITY": "error",
+    "HF_HUB_VERBOSITY": "error",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "LMEVAL_LOG_LEVEL": "ERROR",
+}
+_HF_BACKENDS = ("hf", "hf-auto", "huggingface")
+_NEAR = 0.75  # likeness from which a task's name is taken for a misspelt one of ours
 
 
 def run_harness(arguments: Sequence[str], metadata: Mapping[str, Any]) -> None:
@@ -33,27 +43,40 @@ def run_harness(arguments: Sequence[str], metadata: Mapping[str, Any]) -> None:
     Raises:
         LmBoundsError: for every failure, lm_eval's and transformers' own included.
     """
+    _quieten()
+    parsed = _parse(arguments)
+    try:
+        _add_config(parsed)
+        parsed.metadata = {**(parsed.metadata or {}), **metadata}
+        if parsed.output_path:
+            parsed.metadata.setdefault("certificates", str(parsed.output_path).removesuffix(".json"))
+        _check(parsed)
+        only_ours = set(parsed.tasks) <= set(task_names())
+        with _own_tasks_only() if only_ours else contextlib.nullcontext(), _quiet_git():
+            parsed.func(parsed)
+    except (LmBoundsError, KeyboardInterrupt):
+        raise
+    except Exception as error:  # whatever a model or lm_eval raises becomes one line
+        if os.environ.get("LM_BOUNDS_DEBUG"):
+            raise
+        raise LmBoundsError(_one_line(error, parsed)) from error
+
+
+def _quieten() -> None:
+    """No warnings, logs and progress bars of the libraries: on standard error stand our own progress and errors."""
     for name, value in _QUIET.items():
         os.environ.setdefault(name, value)
     warnings.simplefilter("ignore")
     from lm_eval.utils import setup_logging
 
     setup_logging()
-    parsed = _parse(arguments)
-    parsed.metadata = {**(parsed.metadata or {}), **metadata}
-    if parsed.output_path:
-        parsed.metadata.setdefault("certificates", str(parsed.output_path).removesuffix(".json"))
-    _check(parsed)
-    only_ours = set(parsed.tasks) <= set(task_names())
-    with _own_tasks_only() if only_ours else contextlib.nullcontext():
-        try:
-            parsed.func(parsed)
-        except (LmBoundsError, KeyboardInterrupt):
-            raise
-        except Exception as error:  # whatever a model or lm_eval raises becomes one line
-            if os.environ.get("LM_BOUNDS_DEBUG"):
-                raise
-            raise LmBoundsError(_one_line(error)) from error
+    # a library that is loaded already does not read the environment again
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
+    if "transformers" in sys.modules:
+        from transformers.utils import logging as transformers_logging
+
+        transformers_logging.set_verbosity_error()
+        transformers_logging.disable_progress_bar()
 
 
 def task_names() -> list[str]:
@@ -78,12 +101,26 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     return parser.parse_args(["run", *arguments])
 
 
+def _add_config(parsed: argparse.Namespace) -> None:
+    """The options of a --config file that the command line does not give, as lm_eval itself would add them."""
+    if not parsed.config:
+        return
+    from lm_eval.config.evaluate_config import EvaluatorConfig
+    from lm_eval.utils import simple_parse_args_string
+
+    for name, value in EvaluatorConfig.load_yaml_config(parsed.config).items():
+        if not getattr(parsed, name, None):
+            is_text = name in ("model_args", "metadata") and isinstance(value, str)
+            setattr(parsed, name, simple_parse_args_string(value) if is_text else value)
+
+
 def _check(parsed: argparse.Namespace) -> None:
     if not parsed.tasks:
         raise UsageError(f"no --tasks were given: use one of {', '.join(task_names())}")
-    parsed.tasks = [name for item in parsed.tasks for name in item.split(",") if name]
+    given = [parsed.tasks] if isinstance(parsed.tasks, str) else parsed.tasks
+    parsed.tasks = [name for item in given for name in item.split(",") if name]
     for name in parsed.tasks:
-        near = difflib.get_close_matches(name, task_names(), 1, 0.8)
+        near = difflib.get_close_matches(name, task_names(), 1, _NEAR)
         if near and name not in task_names():
             raise UsageError(f"no task is called {name!r}: did you mean {near[0]!r}?")
     model_args = parsed.model_args or {}
@@ -91,6 +128,12 @@ def _check(parsed: argparse.Namespace) -> None:
     settings = parse_settings({**model_args, **parsed.metadata})
     for name in set(parsed.tasks) & set(task_names()):
         check_settings(settings, name.rpartition("_bound")[0].partition("_")[0])
+    if parsed.limit is not None and not parsed.limit > 0:
+        raise UsageError(f"--limit must be above 0, {parsed.limit:g} was given")
+    if settings.certificates and Path(settings.certificates).is_file():
+        raise UsageError(f"certificates cannot be written to {settings.certificates!r}, a file: name a folder")
+    if (parsed.model or "hf") in _HF_BACKENDS and not model_args.get("pretrained"):
+        raise UsageError("no model was given: pass pretrained=DIRECTORY or a Hub id in --model_args")
     _check_model_path(str(model_args.get("pretrained", "")))
 
 
@@ -114,7 +157,30 @@ def _own_tasks_only() -> Iterator[None]:
         yield
 
 
-def _one_line(error: Exception) -> str:
+@contextlib.contextmanager
+def _quiet_git() -> Iterator[None]:
+    """lm_eval records the commit of the working directory; outside a repository git complains on standard error."""
+    import lm_eval.evaluator
+    from lm_eval.loggers.utils import get_commit_from_path
+
+    def commit() -> str | None:
+        command = ["git", "describe", "--always"]
+        try:
+            return subprocess.check_output(command, stderr=subprocess.DEVNULL, text=True).strip()
+        except (OSError, subprocess.CalledProcessError):
+            found: str | None = get_commit_from_path(os.getcwd())
+            return found
+
+    with unittest.mock.patch.object(lm_eval.evaluator, "get_git_commit_hash", commit):
+        yield
+
+
+def _one_line(error: Exception, parsed: argparse.Namespace) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     text = " ".join(lines[:2]) if lines else type(error).__name__
+    if text.startswith("Tasks not found"):
+        return f"{text}: ours are {', '.join(task_names())}; `lm_eval ls tasks` lists the others"
+    pretrained = str((parsed.model_args or {}).get("pretrained", ""))
+    if pretrained and isinstance(error, OSError) and not Path(pretrained).is_dir():
+        text = f"model {pretrained!r} is no directory here and was not loaded from the Hub: {text}"
     return f"{text} (set LM_BOUNDS_DEBUG=1 to see where it happened)"

@@ -48,7 +48,7 @@ def conclude(observations: Sequence[Observation], metric: str) -> Conclusion:
     """Sorts the observations by draw, certifies the metric and writes its certificate.
 
     Raises:
-        UsageError: when a draw is missing or was counted twice.
+        UsageError: when a draw is missing, was counted twice, or comes from another run.
     """
     plan, joined = join(observations)
     [certificate] = write_certificates(plan, joined, [metric], certificate_directory(plan))
@@ -75,7 +75,7 @@ def join(observations: Sequence[Observation]) -> tuple[Plan, Observations]:
     """The plan and the observations of all draws, in the order of the draws.
 
     Raises:
-        UsageError: when a draw is missing or was counted twice.
+        UsageError: when a draw is missing, was counted twice, or comes from another run.
     """
     ordered = sorted(observations, key=lambda entry: entry.draw)
     plan = ordered[0].plan
@@ -84,6 +84,8 @@ def join(observations: Sequence[Observation]) -> tuple[Plan, Observations]:
             f"{plan.n_windows} certifying windows were drawn, {len(ordered)} observations came back: every window "
             "has to be scored exactly once"
         )
+    if any(entry.plan is not plan and entry.plan != plan for entry in ordered):
+        raise UsageError("observations of more than one run came back: evaluate the tasks again")
 
     def column(name: str) -> np.ndarray:
         return np.array([getattr(entry, name) for entry in ordered], dtype=np.int64)
@@ -108,6 +110,6 @@ def window_values(observation: Observation, metric: str) -> tuple[float, ...]:
 def certificate_directory(plan: Plan) -> Path:
     """``<certificates>/<model>/<UTC time of the plan>``."""
     root = plan.settings.certificates
-    base = Path(root) if root else home() / "certificates"
-    model = re.sub(r"[^A-Za-z0-9._-]+", "_", plan.model.name.rstrip("/").rpartition("/")[2]) or "model"
+    base = Path(root).expanduser() if root else home() / "certificates"
+    model = re.sub(r"[^A-Za-z0-9._-]+", "_", plan.model.name.rstrip("/").rpartition("/")[2]).lstrip(".") or "model"
     return base / model / plan.created.replace(":", "-")

@@ -85,7 +85,7 @@ class BoundTask(Task):
         """One request for each certifying draw.
 
         Raises:
-            UsageError: for a flag that would falsify the bound, by name.
+            UsageError: for a flag that would falsify the bound, by name, or a limit that leaves no window.
         """
         for name, reason in _REFUSED.items():
             if flags.get(name):
@@ -94,9 +94,11 @@ class BoundTask(Task):
             raise UsageError(
                 f"{self.config.task}: --num_fewshot prepends other windows to every context: run again without it"
             )
+        if limit is not None and limit < 1:
+            raise UsageError(f"{self.config.task}: --limit must be positive, {limit} windows would be left")
         self._conclusion = None
         documents = list(self.doc_iterator(rank=rank, limit=limit, world_size=world_size))
-        n_windows = min(self.settings.windows, int(limit)) if limit else self.settings.windows
+        n_windows = self.settings.windows if limit is None else min(self.settings.windows, int(limit))
         shared = shared_run(self.corpus_id, self.metadata, n_windows)
         self._instances = [
             Instance(

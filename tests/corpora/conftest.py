@@ -46,19 +46,6 @@ class PlainBytes:
 
 
 @pytest.fixture(scope="session")
-def byte_tokenizer() -> Any:
-    """One token per byte (ids 0..255 in the byte-level alphabet's order), end of text = 256."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
-
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    backend = Tokenizer(models.BPE(vocab={token: i for i, token in enumerate(alphabet)}, merges=[]))
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    backend.decoder = decoders.ByteLevel()
-    return PreTrainedTokenizerFast(tokenizer_object=backend, eos_token=END_OF_TEXT)
-
-
-@pytest.fixture(scope="session")
 def prefix_tokenizer() -> Any:
     """A byte-fallback tokenizer in the manner of Llama: every text gets a leading space, so pieces show."""
     from tokenizers import Tokenizer, models, normalizers

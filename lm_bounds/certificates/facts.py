@@ -1,0 +1,104 @@
+"""What a certificate states besides its numbers: types, ranges, and fields that have to agree with each other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from lm_bounds.bounds import Method
+from lm_bounds.certificates.evidence import Observations, context_rule
+from lm_bounds.settings import Settings
+
+# What no description of a hypothesis pays for.
+REFERENCE_MACHINE = (
+    "the tokenizer",
+    "the code of the network's architecture and of this package",
+    "the code of the decoder of the compressed weights",
+)
+
+_WHOLE_NUMBERS = {
+    "corpus": ("n_tokens", "n_documents", "n_metrics"),
+    "model": ("vocab_size", "n_choices", "context", "batch_size"),
+    "settings": ("windows", "shared_draws"),
+    "sample": ("windows", "scored_tokens", "pilot"),
+    "complexity": ("n_parameters", "n_tensors", "stored_bytes"),
+}
+_TEXTS = {
+    "corpus": ("id", "source", "sha256", "tokenizer_sha256"),
+    "model": ("name", "architecture", "dtype", "backend", "device"),
+    "complexity": ("sha256",),
+}
+_TRUTHS = {"claim": ("vacuous",), "model": ("default_prefix",), "settings": ("family_wise",)}
+
+
+def type_failures(fields: Mapping[str, Any]) -> Iterator[str]:
+    """Fields that are not of their type.
+
+    Args:
+        fields: of a certificate.
+    """
+    for names, kind, what in (
+        (_WHOLE_NUMBERS, int, "a whole number of at least 1"),
+        (_TEXTS, str, "a text"),
+        (_TRUTHS, bool, "true or false"),
+    ):
+        for part, members in names.items():
+            for name in members:
+                value = fields[part][name]
+                if type(value) is not kind or (type(value) is int and value < 1):
+                    yield f"{part}.{name} is not {what}"
+    if fields["corpus"]["is_training_data"] not in ("yes", "no", "unknown"):
+        yield "corpus.is_training_data is none of yes, no, unknown"
+
+
+def method_failures(fields: Mapping[str, Any], method: Method) -> Iterator[str]:
+    """A method that is not the one of the claim, or whose values are not those of its indices.
+
+    Args:
+        fields: of a certificate.
+        method: made from its fields.
+    """
+    stated = fields["method"]
+    if method.to_dict() != stated:
+        yield "the method's values are not those that its grid indices stand for"
+    if stated["metric"] != fields["claim"]["metric"]:
+        yield "the method is of another metric than the claim"
+    if stated["vocab_size"] != fields["model"]["vocab_size"]:
+        yield "the method's vocab_size is not the model's"
+    if fields["settings"]["method"] != method.name:
+        yield "the settings name another method than was used"
+
+
+def fact_failures(fields: Mapping[str, Any], observations: Observations) -> Iterator[str]:
+    """Facts that contradict each other or the observations.
+
+    Args:
+        fields: of a certificate.
+        observations: as they are stored.
+    """
+    corpus, model, settings, sample = (fields[name] for name in ("corpus", "model", "settings", "sample"))
+    if fields["claim"]["corpus"] != corpus["id"]:
+        yield "claim.corpus is not the corpus"
+    if corpus["n_documents"] > corpus["n_tokens"]:
+        yield "corpus.n_documents is above corpus.n_tokens"
+    if len({name.partition("/")[0] for name in observations.sums}) > corpus["n_metrics"]:
+        yield "corpus.n_metrics is smaller than the number of metrics that were observed"
+    if model["n_choices"] > model["vocab_size"]:
+        yield "model.n_choices is above model.vocab_size: there are more tokens than logits"
+    if model["context_rule"] != context_rule(model["prefix_token_id"], model["context"]):
+        yield "model.context_rule does not say what the model's fields say"
+    if not 0.0 < settings["failure_prob"] < 1.0:
+        yield "settings.failure_prob is not between 0 and 1"
+    if settings["context"] not in (None, model["context"]):
+        yield "settings.context is not the model's context"
+    if settings["compressor"] != fields["complexity"]["compressor"]["name"]:
+        yield "the settings name another compressor than was used"
+    if sample["unit"] != "window" or sample["draw_seed"] != settings["draw_seed"]:
+        yield "the sample's unit or draw_seed is not that of the settings"
+    planned = Settings(windows=settings["windows"], pilot=settings["pilot"])
+    if sample["windows"] > planned.windows or sample["pilot"] != planned.n_pilot:
+        yield "the sample's windows or pilot are not those of the settings"
+    if fields["complexity"]["source"] != "measured":
+        yield "complexity.source is not 'measured'"
+    if fields["complexity"]["reference_machine"] != list(REFERENCE_MACHINE):
+        yield "complexity.reference_machine does not list what is not charged"

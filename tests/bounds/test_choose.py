@@ -1,0 +1,250 @@
+"""The pilot's choice: near the best point of the grids, fast, and sound on pilots that show next to nothing."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+from itertools import product
+
+import numpy as np
+import pytest
+
+from lm_bounds.bounds import (
+    Method,
+    Problem,
+    TokenStatistics,
+    certify,
+    choose_method,
+    complexity_rate,
+    method_class,
+    window_means,
+)
+from lm_bounds.bounds.freedman import STEP_GRID
+from lm_bounds.bounds.kl_inf import KlInf, ceiling_offset, margin_index
+from lm_bounds.bounds.search import level_rate, minimise_on_grid, sampling_upper
+
+RATES = [1e-6, 1e-4, 0.003, 0.03, 0.3, 3.0]
+VOCABULARY = 32000
+N_TOKENS = 10**9
+
+
+def problem_at(metric: str, rate: float, n_windows: int = 5000, vocab_size: int = VOCABULARY) -> Problem:
+    return Problem(metric, vocab_size, N_TOKENS, n_windows, rate * N_TOKENS / math.log(2), 0.05)
+
+
+def means_of(method: Method, sample: TokenStatistics) -> dict[str, np.ndarray]:
+    return {name: window_means(values, sample.window_sizes) for name, values in method.columns(sample).items()}
+
+
+def predict(name: str, problem: Problem, sample: TokenStatistics) -> Callable[[dict[str, int]], float]:
+    """The whole bound predicted on a sample at grid indices, t and the sampling ceiling at their best."""
+    cls = method_class(name)
+    free = {"linearisation": 0.0, "sampling_ceiling": 1e300, "smoothing_index": None}
+    free |= {"name": name, "metric": problem.metric, "vocab_size": problem.vocab_size}
+
+    def predicted(indices: dict[str, int]) -> float:
+        method = cls.from_dict(free | indices)
+        delta_1, delta_2 = method.failure_probs(problem)
+        rate = complexity_rate(problem, method.selection(), delta_1)
+        means = means_of(method, sample)
+        if isinstance(method, KlInf):
+            method = dataclasses.replace(method, linearisation=float(means["log_headroom"].mean()) - rate)
+        statistic = method.statistic(means, rate)
+        if name == "paper":
+            return method.upper(statistic, problem, rate)
+        return sampling_upper(statistic, method.statistic_max(rate), level_rate(delta_2, problem.n_windows))[1]
+
+    return predicted
+
+
+def indices_of(method: Method) -> dict[str, int]:
+    return {k: v for k, v in method.to_dict().items() if k.endswith("_index") and v is not None}
+
+
+def axes_of(method: Method) -> dict[str, int]:
+    names = [field.name for field in dataclasses.fields(method) if field.name.endswith("_index")]
+    sizes = [len(method.smoothing_grid), *(size for _, _, size in method.grids())]
+    return {name: size for name, size in zip(names, sizes, strict=True) if name in indices_of(method)}
+
+
+@pytest.mark.parametrize("rate", RATES)
+def test_chosen_point_is_a_local_minimum(method_name: str, metric: str, rate: float, realistic) -> None:
+    sample, problem = realistic(64, 128), problem_at(metric, rate)
+    method = choose_method(method_name, problem, sample)
+    predicted, chosen = predict(method_name, problem, sample), indices_of(method)
+    least = predicted(chosen)
+    for name, size in axes_of(method).items():
+        for index in (chosen[name] - 1, chosen[name] + 1):
+            if 0 <= index < size:
+                assert predicted(chosen | {name: index}) >= least
+
+
+# Besides about ten smoothings: coarse enough to be searched without a shortcut.
+COARSE = {
+    ("kl_inf", "margin_index"): range(0, 1 << 16, 1 << 12),
+    ("kl_inf", "slope_index"): (0, 32, 64, 96, 128, 160, 255),
+    ("freedman", "centre_index"): (0, 2, 8, 32, 128),
+    ("freedman", "slope_index"): (0, 64, 96, 128, 160, 255),
+    ("freedman", "step_index"): (0, 2, 5, 9, 14, 20, 30, 45, 63),
+}
+
+
+@pytest.mark.parametrize(("rate", "n_windows"), [*((rate, 1000) for rate in RATES), (1e-4, 10**8), (0.003, 10**8)])
+def test_choice_is_as_good_as_a_search_of_everything(
+    method_name: str, metric: str, rate: float, n_windows: int, realistic
+) -> None:
+    sample, problem = realistic(40, 64, seed=3), problem_at(metric, rate, n_windows)
+    method = choose_method(method_name, problem, sample)
+    predicted = predict(method_name, problem, sample)
+    grids = {
+        name: COARSE.get((method_name, name), range(0, size, max(1, size // 10)))
+        for name, size in axes_of(method).items()
+    }
+    everything = (dict(zip(grids, point, strict=True)) for point in product(*grids.values()))
+    best = min(map(predicted, everything))
+    found = predicted(indices_of(method))
+    risk = -float(sample.log2_prob.mean()) if metric == "bpd" else float(np.mean(method.loss.of(sample)))
+    assert found - risk <= 1.01 * (best - risk)
+
+
+def test_free_parameters_fit_the_whole_pilot(realistic) -> None:
+    sample, problem = realistic(100, 512), problem_at("bpd", 0.01)
+    assert sample.thinned(1 << 14).n_tokens < sample.n_tokens  # the grids are searched on a part of it
+    method = choose_method("kl_inf", problem, sample)
+    rate = complexity_rate(problem, method.selection(), method.failure_probs(problem)[0])
+    means = means_of(method, sample)
+    assert method.linearisation == float(means["log_headroom"].mean()) - rate
+    level = level_rate(method.failure_probs(problem)[1], problem.n_windows)
+    best, _ = sampling_upper(method.statistic(means, rate), method.statistic_max(rate), level)
+    assert method.sampling_ceiling == best
+
+
+def test_offset_and_index_are_inverses() -> None:
+    for loss_max in (1.0, 17.3, 50.0):
+        for index in (0, 1, 300, 40_000, 65_535):
+            assert margin_index(loss_max, ceiling_offset(loss_max, index)) == index
+        assert margin_index(loss_max, 0.1) == 0
+        assert margin_index(loss_max, 1e30) == 65_535
+
+
+# Pilots that show next to nothing
+
+
+def same(n_windows: int, size: int, log2_prob: float, entropy: float, rank: int) -> TokenStatistics:
+    n = n_windows * size
+    sizes = np.full(n_windows, size)
+    return TokenStatistics(np.full(n, log2_prob), np.full(n, rank), np.full(n, entropy), np.ones(n), sizes)
+
+
+def degenerate(kind: str, vocab_size: int, rng: np.random.Generator, statistics_of) -> TokenStatistics:
+    top = math.log2(vocab_size)
+    if kind == "all losses equal":
+        return same(10, 7, -top / 2, top / 3, 1)
+    if kind == "perfect":
+        return same(10, 7, 0.0, 0.0, 1)
+    if kind == "all tokens failed":
+        return same(10, 7, -math.inf, 0.0, vocab_size)
+    if kind == "all tokens failed at every entropy":
+        failed = same(10, 7, -math.inf, 0.0, vocab_size)
+        return dataclasses.replace(failed, entropy_bits=np.linspace(0, top, 70))
+    sample = statistics_of(rng, {"one window": 1, "two windows": 2}.get(kind, 10), 7, vocab_size)
+    if kind == "entropy all zero":
+        return dataclasses.replace(sample, entropy_bits=np.zeros(sample.n_tokens))
+    if kind == "windows of one token":
+        return dataclasses.replace(sample, window_sizes=np.ones(sample.n_tokens, dtype=np.int64))
+    return sample
+
+
+KINDS = [
+    "all losses equal",
+    "perfect",
+    "all tokens failed",
+    "all tokens failed at every entropy",
+    "one window",
+    "two windows",
+    "entropy all zero",
+    "windows of one token",
+]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    ("vocab_size", "metric"), [(2, "bpd"), (2, "top1"), (50257, "bpd"), (50257, "top1"), (50257, "top10")]
+)
+@pytest.mark.parametrize(("rate", "n_windows"), [(1e-10, 10**6), (0.01, 1000), (1e5, 3)])
+def test_degenerate_pilots_give_methods_that_certify(
+    method_name: str, metric: str, kind: str, vocab_size: int, rate: float, n_windows: int, statistics_of
+) -> None:
+    rng = np.random.default_rng(9)
+    pilot = degenerate(kind, vocab_size, rng, statistics_of)
+    problem = problem_at(metric, rate, n_windows, vocab_size)
+    method = choose_method(method_name, problem, pilot)
+    n_certified = 12
+    announced = dataclasses.replace(problem, n_windows=n_certified)
+    failed = same(n_certified, 5, -math.inf, math.log2(vocab_size), vocab_size)
+    for sample in (statistics_of(rng, n_certified, 5, vocab_size), failed):
+        bound = certify(method, announced, means_of(method, sample))
+        assert all(math.isfinite(term) for term in (bound.risk, bound.complexity, bound.sampling, bound.rate))
+        assert bound.risk <= bound.value * (1 + 1e-12) <= method.loss.loss_max * (1 + 1e-11)
+    assert bound.value == pytest.approx(method.loss.loss_max, rel=1e-9)
+
+
+def test_perfect_predictions_are_rewarded() -> None:
+    """Without any loss, (KL) is c (1 - e^-rho) and the sampling step c (1 - e^-rate) for a ceiling c just above 1; the
+    linearised statistic has a higher ceiling, and the best compromise stays within a factor of two."""
+    problem = problem_at("top1", 0.01, 1000, 500)
+    perfect = same(64, 20, 0.0, 0.0, 1), same(1000, 20, 0.0, 0.0, 1)
+    bounds = {}
+    for name in ("kl_inf", "azuma"):
+        method = choose_method(name, problem, perfect[0])
+        bounds[name] = certify(method, problem, means_of(method, perfect[1])).value
+    level = level_rate(method.failure_probs(problem)[1], 1000)
+    least = -math.expm1(-0.01) - math.expm1(-level)
+    assert least < bounds["kl_inf"] < 2 * least
+    assert bounds["kl_inf"] < 0.3 * bounds["azuma"]
+
+
+def test_a_pilot_of_a_hundred_thousand_tokens_in_single_token_windows(realistic) -> None:
+    pilot = realistic(100_000, 1)
+    kept = pilot.thinned(1 << 14)
+    assert kept.n_windows == kept.n_tokens <= 1 << 14
+    assert kept.n_tokens > 1 << 13
+    for name in ("kl_inf", "freedman", "azuma", "paper"):
+        method = choose_method(name, problem_at("bpd", 0.03), pilot)
+        assert math.isfinite(certify(method, problem_at("bpd", 0.03, 100_000), means_of(method, pilot)).value)
+
+
+# The search itself
+
+
+def test_search_finds_the_minimum_of_a_bowl_from_anywhere() -> None:
+    rng = np.random.default_rng(10)
+    sizes = (1 << 16, 256, 64)
+    for _ in range(20):
+        goal, start = (tuple(int(rng.integers(size)) for size in sizes) for _ in range(2))
+        curve = rng.uniform(0.1, 10, 3)
+        point, value = minimise_on_grid(
+            lambda p, goal=goal, curve=curve: float(np.dot(curve, np.square(np.subtract(p, goal)))), sizes, [start]
+        )
+        assert (point, value) == (goal, 0.0)
+
+
+def test_search_begins_at_the_best_of_its_starts() -> None:
+    wells = {3: -1.0, 60: -5.0, 200: -2.0}
+
+    def objective(point: tuple[int, ...]) -> float:
+        return min(depth + 0.5 * abs(point[0] - well) for well, depth in wells.items())
+
+    assert minimise_on_grid(objective, [256], [(10,), (55,), (190,), (255,)]) == ((60,), -5.0)
+
+
+def test_search_where_there_is_nothing_to_choose() -> None:
+    assert minimise_on_grid(lambda point: 7.0, [], [()]) == ((), 7.0)
+    assert minimise_on_grid(lambda point: 7.0, [1], [(0,)]) == ((0,), 7.0)
+
+
+def test_step_grid_stays_below_one() -> None:
+    assert max(STEP_GRID) < 1
+    assert min(STEP_GRID) > 0
+    assert len(set(STEP_GRID)) == 64

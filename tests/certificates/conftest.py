@@ -1,0 +1,243 @@
+"""Certificates of an invented model on an invented corpus, and an adversary who restates them consistently.
+
+No network is run: the statistics of every token of the corpus are one table, as a model that never changes would give.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from lm_bounds.bounds import (
+    METRICS,
+    Problem,
+    TokenStatistics,
+    choose_method,
+    method_from_dict,
+    vacuous_at,
+    window_means,
+)
+from lm_bounds.certificates import (
+    Certificate,
+    CorpusFacts,
+    ModelFacts,
+    Observations,
+    Plan,
+    Verification,
+    verify,
+    write_certificates,
+)
+from lm_bounds.certificates.claim import claim_sentence
+from lm_bounds.certificates.evidence import MeasuredCode, certify_seed_parts, context_rule
+from lm_bounds.certificates.files import digest, sha256_file
+from lm_bounds.certificates.verify import read_observations
+from lm_bounds.codelength import CodeLength, EvaluationSettings, LedgerItem, length_prefix, settings_ledger
+from lm_bounds.corpora import TokenCorpus
+from lm_bounds.sampling import Windows, draw_windows, draws_sha256, stream_seed
+from lm_bounds.settings import Settings
+
+VOCABULARY, TOKENS, CONTEXT, WINDOWS = 260, 200_000, 64, 40
+WEIGHTS = ("config.json", 800.0), ("schema", 300.0), ("wte.weight", 9000.0), ("coder termination", 2.0)
+MODEL = ModelFacts(
+    name="invented/model",
+    revision="main",
+    architecture="InventedForCausalLM",
+    dtype="float32",
+    backend="HFLM",
+    vocab_size=VOCABULARY,
+    n_choices=257,
+    context=CONTEXT,
+    prefix_token_id=256,
+    default_prefix=True,
+    batch_size=8,
+    device="cpu",
+)
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a run leaves behind."""
+
+    plan: Plan
+    observations: Observations
+    directory: Path
+    certificates: Mapping[str, Certificate]
+
+    def path(self, metric: str) -> Path:
+        return self.certificates[metric].path
+
+
+@functools.cache
+def _table() -> tuple[TokenCorpus, dict[str, np.ndarray]]:
+    random = np.random.default_rng(5)
+    lengths = random.integers(1, 400, TOKENS)
+    starts = np.cumsum(lengths) - lengths
+    tokens = random.integers(0, VOCABULARY - 4, TOKENS).astype(np.uint16)
+    corpus = TokenCorpus("local", "book.txt", tokens, starts[starts < TOKENS].astype(np.int64), "e" * 64, 256)
+    surprise = random.exponential(2.0, TOKENS)
+    statistics = {
+        "log2_prob": -surprise,
+        "rank": np.minimum(VOCABULARY, 1 + (2.0**surprise).astype(np.int64) // 2),
+        "entropy_bits": np.clip(surprise + random.normal(0.0, 1.0, TOKENS), 0.0, 8.0),
+        "max_prob": random.uniform(0.1, 1.0, TOKENS),
+    }
+    return corpus, statistics
+
+
+def _score(windows: Windows) -> TokenStatistics:
+    _, table = _table()
+    rows = np.concatenate([np.arange(a, b) for a, b in zip(windows.start, windows.stop, strict=True)])
+    return TokenStatistics(
+        **{name: values[rows] for name, values in table.items()}, window_sizes=windows.stop - windows.start
+    )
+
+
+def _unchosen_plan(settings: Settings, model: ModelFacts, n_windows: int) -> Plan:
+    corpus, _ = _table()
+    ledger = tuple(LedgerItem(*entry) for entry in WEIGHTS)
+    bits = sum(entry.bits for entry in ledger)
+    code = CodeLength(settings.compressor, "adaptive 1", bits, ledger, 1500, 2, 6000, "a" * 64, 0.5, True)
+    facts = CorpusFacts(
+        corpus.corpus_id, corpus.source, corpus.n_tokens, "exact", corpus.n_documents, corpus.sha256(), "e" * 64, 256, 4
+    )
+    charged = EvaluationSettings(settings.compressor, model.context, model.default_prefix, model.vocab_size)
+    created = "2026-01-02T03:04:05.678901Z"
+    return Plan(settings, facts, model, code, settings_ledger(charged), {}, n_windows, created)
+
+
+def _run(directory: Path, model: ModelFacts = MODEL, n_windows: int = WINDOWS, **chosen: Any) -> Run:
+    corpus, _ = _table()
+    settings = Settings(**{"corpus_path": "book.txt", "windows": n_windows, **chosen})
+    plan = _unchosen_plan(settings, model, n_windows)
+    pilot = _score(draw_windows(corpus, settings.n_pilot, CONTEXT, stream_seed("pilot", settings.draw_seed, "corpus")))
+    methods = {name: choose_method(settings.method, plan.problem(name), pilot) for name in METRICS}
+    plan = replace(plan, methods=methods)
+    windows = draw_windows(corpus, n_windows, CONTEXT, plan.certify_seed())
+    seen = _score(windows)
+    sums = {
+        f"{metric}/{name}": window_means(values, seen.window_sizes) * seen.window_sizes
+        for metric, method in methods.items()
+        for name, values in method.columns(seen).items()
+    }
+    observations = Observations(windows.token_index, windows.start, windows.stop, sums)
+    certificates = write_certificates(plan, observations, list(methods), directory)
+    return Run(plan, observations, directory, {entry.metric: entry for entry in certificates})
+
+
+@pytest.fixture(scope="session")
+def fabricated(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Run]:
+    """``fabricated(**settings)``: a run on the invented corpus, certificates of all metrics; read it, do not write."""
+
+    @functools.cache
+    def make(**chosen: Any) -> Run:
+        return _run(tmp_path_factory.mktemp("run"), **chosen)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def run(fabricated: Callable[..., Run]) -> Run:
+    """With kl_inf and draws of the model's own."""
+    return fabricated()
+
+
+Change = Callable[[dict[str, Any]], object]
+
+
+@pytest.fixture
+def restated(tmp_path: Path) -> Callable[..., Verification]:
+    """Verification of a copy in which ``change`` was made, the digest recomputed.
+
+    With ``consistently``, everything that follows from the other fields and the observations is recomputed first: seed,
+    ledger, terms, claim, sentence. ``arrays`` changes the observations, whose sha256 is then always stated correctly.
+    """
+
+    def restate(
+        run: Run,
+        change: Change,
+        metric: str = "bpd",
+        *,
+        consistently: bool = False,
+        arrays: Callable[[dict[str, np.ndarray]], object] | None = None,
+    ) -> Verification:
+        fields = json.loads(run.path(metric).read_bytes())
+        observations = tmp_path / fields["sample"]["observations"]
+        shutil.copyfile(run.directory / observations.name, observations)
+        if arrays is not None:
+            _change_arrays(observations, arrays)
+            fields["sample"]["observations_sha256"] = sha256_file(observations)
+        change(fields)
+        if consistently:
+            with np.errstate(all="ignore"):
+                _settle(fields, observations)
+        fields["digest"] = digest(fields)
+        path = tmp_path / run.path(metric).name
+        path.write_text(json.dumps(fields), encoding="utf-8")
+        return verify(path)
+
+    return restate
+
+
+def _change_arrays(path: Path, change: Callable[[dict[str, np.ndarray]], object]) -> None:
+    with np.load(path) as stored:
+        arrays = {name: stored[name] for name in stored.files}
+    change(arrays)
+    with path.open("wb") as stream:
+        np.savez(stream, **arrays)
+
+
+def _settle(fields: dict[str, Any], observations_path: Path) -> None:
+    """What an adversary does who knows this package: every field that follows from others is recomputed."""
+    claim, complexity, corpus, model, settings, sample = (
+        fields[name] for name in ("claim", "complexity", "corpus", "model", "settings", "sample")
+    )
+    metric, observations = claim["metric"], read_observations(observations_path)
+    fields["method"] = method_from_dict(fields["method"]).to_dict()
+    method = method_from_dict(fields["method"])
+    code_bits = complexity["code_bits"] = sum(e["bits"] for e in complexity["ledger"] if e["part"] == "weights")
+    name = settings["compressor"] = complexity["compressor"]["name"]
+    charged = EvaluationSettings(name, model["context"], model["default_prefix"], model["vocab_size"])
+    description = (length_prefix(method.name, code_bits), *settings_ledger(charged))
+    complexity["ledger"] = [
+        *(entry for entry in complexity["ledger"] if entry["part"] == "weights"),
+        *({"part": "description", "item": entry.item, "bits": entry.bits} for entry in description),
+        *({"part": "selection", "item": item, "bits": bits} for item, bits in method.selection()),
+    ]
+    complexity["bits"] = sum(entry["bits"] for entry in complexity["ledger"])
+    choices = {**_choices(sample["seed_parts"]), metric: fields["method"]}
+    code = MeasuredCode(complexity["sha256"], name, code_bits)
+    settings["method"] = method.name
+    sample.update(windows=observations.n_windows, scored_tokens=int(observations.window_sizes.sum()))
+    sample["seed_parts"] = certify_seed_parts(settings, corpus, model, code, choices, observations.n_windows)
+    sample["draws_sha256"] = draws_sha256(Windows(observations.token_index, observations.start, observations.stop))
+    sample.update(draw_seed=settings["draw_seed"], pilot=Settings(**settings).n_pilot)
+    model["context_rule"] = context_rule(model["prefix_token_id"], model["context"])
+    problem = Problem(
+        metric,
+        model["vocab_size"],
+        corpus["n_tokens"],
+        observations.n_windows,
+        code_bits + sum(entry.bits for entry in description),
+        settings["failure_prob"] / (corpus["n_metrics"] if settings["family_wise"] else 1),
+        settings["shared_draws"],
+    )
+    bound = observations.bound(metric, method, problem)
+    level = vacuous_at(metric, model["n_choices"])
+    fields["terms"] = {"risk": bound.risk, "complexity": bound.complexity, "sampling": bound.sampling}
+    delta_1, delta_2 = method.failure_probs(problem)
+    fields["rates"] = {"complexity_rate": bound.rate, "delta_1": delta_1, "delta_2": delta_2}
+    claim.update(bound=bound.value, vacuous_at=level, vacuous=bound.value >= level, corpus=corpus["id"])
+    claim["failure_prob"] = problem.failure_prob
+    claim["sentence"] = claim_sentence(fields)
+
+
+def _choices(seed_parts: list[Any]) -> dict[str, Any]:
+    return dict(seed_parts[2]) if seed_parts[0] == "own" else {}

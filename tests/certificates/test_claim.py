@@ -1,0 +1,72 @@
+"""The sentence of a certificate says what it has to say, and never more than the fields."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lm_bounds.certificates.claim import claim_sentence, rounded_down, rounded_up
+
+
+@pytest.mark.parametrize(
+    ("metric", "quantity"),
+    [("bpd", "expected smoothed next-token loss"), ("top10", "expected top-10 next-token error rate")],
+)
+def test_sentence_names_what_is_bounded_and_on_what(run: Any, metric: str, quantity: str) -> None:
+    certificate = run.certificates[metric]
+    claim = certificate.fields["claim"]
+    for part in (
+        "With probability at least 0.95 (all metrics of the corpus together)",
+        f"the {quantity} of invented/model",
+        "on the contexts of corpus local (200,000 tokens)",
+        "each next token resampled given its context",
+        f"is at most {rounded_up(claim['bound'])}",
+        f"a uniform guess reaches {rounded_down(claim['vacuous_at'])}",
+        "nothing is said of contexts that are not in it",
+    ):
+        assert part in certificate.claim
+    assert ("bits per token" in certificate.claim) == (metric == "bpd")
+    assert ("This is vacuous" in certificate.claim) == claim["vacuous"]
+
+
+def test_vacuity_is_said(fabricated: Callable[..., Any]) -> None:
+    certificate = fabricated(n_windows=2).certificates["top1"]
+    assert certificate.vacuous
+    assert "This is vacuous: a uniform guess reaches 0.996108" in certificate.claim
+
+
+def test_one_metric_alone_is_not_said_to_be_a_family(fabricated: Callable[..., Any]) -> None:
+    certificate = fabricated(family_wise=False, failure_prob=0.1).certificates["bpd"]
+    assert certificate.claim.startswith("With probability at least 0.9, the expected")
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"), [("declared", "a declared 200,000 tokens"), ("lower_bound", "at least 200,000 tokens")]
+)
+def test_a_number_of_tokens_that_was_not_counted_is_said_to_be_so(run: Any, kind: str, words: str) -> None:
+    fields = run.certificates["bpd"].fields
+    corpus = {**fields["corpus"], "n_tokens_kind": kind}
+    assert words in claim_sentence({**fields, "corpus": corpus})
+
+
+@pytest.mark.parametrize(
+    ("failure_prob", "said"),
+    [(0.05, "0.95,"), (1e-7, "0.9999999,"), (1 / 3, "0.6666666666666667,"), (1e-30, "1 - 1e-30,")],
+)
+def test_a_small_failure_probability_is_not_rounded_away(run: Any, failure_prob: float, said: str) -> None:
+    fields = run.certificates["bpd"].fields
+    settings = {**fields["settings"], "failure_prob": failure_prob, "family_wise": False}
+    assert claim_sentence({**fields, "settings": settings}).startswith(f"With probability at least {said}")
+
+
+@given(st.floats(min_value=-1e12, max_value=1e12))
+def test_rounding_is_against_ourselves_and_to_six_digits(value: float) -> None:
+    up, down = Decimal(rounded_up(value)), Decimal(rounded_down(value))
+    assert down <= Decimal(value) <= up
+    assert up - down <= abs(Decimal(value)) * Decimal("1.0001e-5")
+    assert "E" not in rounded_up(value)

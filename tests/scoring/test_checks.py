@@ -1,0 +1,200 @@
+"""Causal models pass; whatever lets a prediction depend on what comes later is refused."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from lm_bounds.errors import ModelError
+from lm_bounds.scoring import HFScorer, check_model, make_scorer
+
+FAMILIES = ["gpt2", "llama", "gpt_neox"]
+Make = Callable[..., HFScorer]
+Window = Callable[..., np.ndarray]
+Logits = Callable[[torch.Tensor], torch.Tensor]
+
+
+def with_logits(scorer: HFScorer, change: Callable[[torch.Tensor, Logits], torch.Tensor]) -> HFScorer:
+    """The scorer, its model's logits replaced by ``change(inputs, the model's own logits of inputs)``."""
+    call = scorer.lm._model_call
+    scorer.lm._model_call = lambda inputs: change(inputs, call)
+    return scorer
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("length", [1, 2, 3, 64])
+def test_causal_models_pass(family: str, dtype: str, length: int, scorer: Make, random_window: Window) -> None:
+    check_model(scorer(family, dtype=dtype), random_window(length))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_causal_models_pass_in_mixed_precision(family: str, scorer: Make, random_window: Window) -> None:
+    check_model(scorer(family, mixed_precision_dtype="bfloat16"), random_window(64))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_routed_experts_pass(dtype: str, byte_tokenizer: Any, random_window: Window) -> None:
+    from lm_eval.models.huggingface import HFLM
+    from transformers import MixtralConfig, MixtralForCausalLM
+
+    torch.manual_seed(0)
+    config = MixtralConfig(
+        vocab_size=260,
+        hidden_size=32,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        num_local_experts=4,
+        initializer_range=0.3,
+    )
+    model = MixtralForCausalLM(config).to(getattr(torch, dtype)).eval()
+    lm = HFLM(pretrained=model, tokenizer=byte_tokenizer, max_length=64)
+    check_model(make_scorer(lm, None), random_window(64))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_bidirectional_model_is_refused(dtype: str, byte_tokenizer: Any, random_window: Window) -> None:
+    from lm_eval.models.huggingface import HFLM
+    from transformers import BertConfig, BertLMHeadModel
+
+    torch.manual_seed(0)
+    small = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
+    config = BertConfig(vocab_size=260, max_position_embeddings=64, is_decoder=False, initializer_range=0.3, **small)
+    model = BertLMHeadModel(config).to(getattr(torch, dtype)).eval()
+    lm = HFLM(pretrained=model, tokenizer=byte_tokenizer, backend="causal", max_length=64)
+    with pytest.raises(ModelError, match=r"^the model is not strictly causal: .*tokens change from token.*\(decoder-only\)"):
+        check_model(make_scorer(lm, None), random_window(64))
+    model.bert.config.is_decoder = model.config.is_decoder = True
+    causal = BertLMHeadModel(model.config).to(getattr(torch, dtype)).eval()
+    lm = HFLM(pretrained=causal, tokenizer=byte_tokenizer, backend="causal", max_length=64)
+    check_model(make_scorer(lm, None), random_window(64))
+
+
+def next_token(inputs: torch.Tensor, ahead: int = 1) -> torch.Tensor:
+    """One-hot rows of the token that stands ``ahead`` places later in the inputs; zero at the end."""
+    rows = torch.zeros(*inputs.shape, 260)
+    rows[:, :-ahead] = torch.nn.functional.one_hot(inputs[:, ahead:], 260)
+    return rows
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("length", [2, 3, 64])
+@pytest.mark.parametrize(("dtype", "scale"), [("float32", 1.0), ("float32", 1e-2), ("bfloat16", 1.0), ("float16", 0.05)])
+def test_a_leak_of_the_next_token_is_refused(
+    dtype: str, scale: float, length: int, family: str, scorer: Make, random_window: Window
+) -> None:
+    def leaky(inputs: torch.Tensor, logits: Logits) -> torch.Tensor:
+        own = logits(inputs)
+        return own + 10 * scale * next_token(inputs).to(own.dtype)
+
+    made = scorer(family, dtype=dtype)
+    check_model(made, random_window(length))
+    with pytest.raises(ModelError, match=r"^the model is not strictly causal: its prediction of token \d+ "):
+        check_model(with_logits(made, leaky), random_window(length))
+
+
+@pytest.mark.parametrize("ahead", [2, 7, 20])
+def test_a_leak_of_a_far_token_is_refused(ahead: int, scorer: Make, random_window: Window) -> None:
+    made = with_logits(scorer(), lambda inputs, logits: logits(inputs) + next_token(inputs, ahead))
+    with pytest.raises(ModelError, match=r"^the model is not strictly causal: .*tokens change from token"):
+        check_model(made, random_window(64))
+
+
+def test_a_leak_through_the_entropy_alone_is_refused(scorer: Make) -> None:
+    """The mass moves between two tokens that are not the target, which keeps its probability."""
+
+    def leaky(inputs: torch.Tensor, logits: Logits) -> torch.Tensor:
+        rows = torch.zeros(*inputs.shape, 260)
+        rows[:, :-1, 258] = (inputs[:, 1:] % 2 == 0).float() * math.log(3)
+        rows[:, :-1, 259] = (inputs[:, 1:] % 2 == 1).float() * math.log(3)
+        rows[..., 257] = 0.0
+        split = torch.zeros(*inputs.shape, 260)
+        split[:, :-1, 258:] = torch.where(inputs[:, 1:, None] % 2 == 0, torch.tensor([3.0, 1e-3]), torch.ones(2)).log()
+        total = split[..., 258:].logsumexp(-1, keepdim=True)
+        split[..., 258:] += math.log(4.0) - total
+        return split
+
+    made = with_logits(scorer(), leaky)
+    window = np.tile([10, 11, 13, 12, 14, 15], 8)
+    found = made.score_batch([window])
+    assert np.allclose(found.log2_prob, found.log2_prob[0])
+    with pytest.raises(ModelError, match="^the model is not strictly causal"):
+        check_model(made, window)
+
+
+def test_a_prefix_that_is_read_both_ways_is_refused(scorer: Make, random_window: Window) -> None:
+    def leaky(inputs: torch.Tensor, logits: Logits) -> torch.Tensor:
+        own = logits(inputs).clone()
+        own[:, :8] += torch.nn.functional.one_hot(inputs[:, :8], 260).float().mean(dim=1, keepdim=True)
+        return own
+
+    with pytest.raises(ModelError, match="^the model is not strictly causal"):
+        check_model(with_logits(scorer(), leaky), random_window(64))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_predictions_that_depend_on_the_length_are_refused(
+    dtype: str, family: str, scorer: Make, random_window: Window
+) -> None:
+    made = with_logits(scorer(family, dtype=dtype), lambda ids, logits: logits(ids) * (1 + ids.shape[1] / 100))
+    with pytest.raises(ModelError, match=r"moves when the window ends at token \d+ \("):
+        check_model(made, random_window(64))
+
+
+def test_rotary_frequencies_that_depend_on_the_length_are_refused(
+    tiny_model: Callable[..., Any], byte_tokenizer: Any, random_window: Window
+) -> None:
+    from lm_eval.models.huggingface import HFLM
+
+    scaling = {"rope_type": "dynamic", "factor": 4.0, "rope_theta": 10000.0}
+    model = tiny_model("llama", max_position_embeddings=16, rope_parameters=scaling)
+    lm = HFLM(pretrained=model, tokenizer=byte_tokenizer, max_length=64)
+    check_model(make_scorer(lm, 16), random_window(16))
+    with pytest.raises(ModelError, match="^the model is not strictly causal"):
+        check_model(make_scorer(lm, 64), random_window(64))
+
+
+def test_an_activation_scale_over_the_whole_window_is_refused(scorer: Make, random_window: Window) -> None:
+    """Rounding logits to 8 bits with one scale for all positions: the largest logit may be a later one."""
+
+    def rounded(inputs: torch.Tensor, logits: Logits) -> torch.Tensor:
+        own = logits(inputs)
+        step = own.abs().max() / 127
+        return (own / step).round() * step
+
+    with pytest.raises(ModelError, match="^the model is not strictly causal"):
+        check_model(with_logits(scorer(), rounded), random_window(64))
+
+
+def test_dropout_that_is_left_on_is_refused(scorer: Make, random_window: Window) -> None:
+    made = scorer()
+    made.lm.model.train()
+    with pytest.raises(ModelError, match="^the model is not strictly causal"):
+        check_model(made, random_window(64))
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+@pytest.mark.parametrize("rows", [slice(None), slice(40, 41)], ids=["everywhere", "in one row"])
+def test_logits_that_are_no_numbers_are_refused(
+    rows: slice, value: float, scorer: Make, random_window: Window
+) -> None:
+    def broken(inputs: torch.Tensor, logits: Logits) -> torch.Tensor:
+        own = logits(inputs).clone()
+        own[:, rows, 3] = value
+        return own
+
+    with pytest.raises(ModelError, match=r"^the model's next-token probabilities do not sum to one \(a sum of nan"):
+        check_model(with_logits(scorer(), broken), random_window(64))
+
+
+def test_a_window_of_one_token_has_no_future_to_leak(scorer: Make, random_window: Window) -> None:
+    made = with_logits(scorer(), lambda inputs, logits: logits(inputs) + next_token(inputs, 1))
+    check_model(made, random_window(1))

@@ -1,0 +1,57 @@
+"""Plain `lm_eval`, in a process of its own and in a folder that knows nothing of this package."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from lm_bounds.certificates import verify
+
+pytestmark = pytest.mark.slow
+
+
+def lm_eval(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Runs the command that pip installed, without PYTHONPATH and without a network."""
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    environment |= {"HF_HUB_OFFLINE": "1", "LM_BOUNDS_HOME": str(folder / "home")}
+    program = Path(sys.executable).parent / "lm_eval"
+    return subprocess.run(
+        [str(program), *arguments], cwd=folder, env=environment, capture_output=True, text=True, timeout=300, check=False
+    )
+
+
+def test_a_task_needs_no_flag_and_its_certificate_verifies(tmp_path: Path, gpt2_dir: Path, text_file: Path) -> None:
+    done = lm_eval(
+        tmp_path,
+        *("--model", "hf", "--model_args", f"pretrained={gpt2_dir}", "--tasks", "local_bpd_bound", "--device", "cpu"),
+        *("--batch_size", "4", "--metadata", f"corpus_path={text_file}", "windows=12", "pilot=8"),
+    )
+    assert done.returncode == 0, done.stderr
+    table = {row[5].strip(): row[7].strip() for line in done.stdout.splitlines() if len(row := line.split("|")) > 8}
+    assert table["windows"] == "12.0000"
+    [path] = re.findall(r"^certificate: (.+)$", done.stderr, re.MULTILINE)
+    verification = verify(path)
+    assert verification.ok, verification.failures
+    assert verification.bound == pytest.approx(float(table["bpd_bound"]), abs=1e-4)
+
+
+def test_the_tasks_are_listed(tmp_path: Path) -> None:
+    done = lm_eval(tmp_path, "ls", "tasks")
+    assert done.returncode == 0, done.stderr
+    for name in ("local_bpd_bound", "local_top1_bound", "local_top10_bound", "local_top100_bound", "local_bounds"):
+        assert re.search(rf"\b{name}\b", done.stdout)
+
+
+def test_the_last_line_of_a_failure_says_what_to_do(tmp_path: Path, gpt2_dir: Path) -> None:
+    done = lm_eval(
+        tmp_path,
+        *("--model", "hf", "--model_args", f"pretrained={gpt2_dir}", "--tasks", "local_bpd_bound", "--device", "cpu"),
+        *("--metadata", "corpus_path=absent.txt", "windws=12"),
+    )
+    assert done.returncode != 0
+    assert "did you mean 'windows'?" in done.stderr.strip().splitlines()[-1]

@@ -1,0 +1,315 @@
+"""From model and corpus to a plan and its observations: what is fixed, what the draws depend on, what is refused."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from lm_bounds.certificates import Observations
+from lm_bounds.errors import CorpusError, ModelError, UsageError, WeightsError
+from lm_bounds.pipeline import Session, check_settings, code_length, column_sums, offered_metrics, open_session
+from lm_bounds.sampling import draw_windows
+from lm_bounds.settings import Settings
+
+Open = Callable[..., Session]
+N_WINDOWS = 24
+
+
+@pytest.fixture
+def opened(tiny_lm: Callable[..., Any], many_documents_file: Path, shared_tokens: Path) -> Open:
+    """``opened(lm=None, n_windows=24, **settings)``: a session on documents that are mostly shorter than a window."""
+
+    def open_it(lm: Any = None, n_windows: int = N_WINDOWS, **settings: Any) -> Session:
+        chosen = Settings(**{"corpus_path": str(many_documents_file), "pilot": 12, "windows": n_windows, **settings})
+        return open_session(tiny_lm("unigram") if lm is None else lm, "local", chosen, n_windows)
+
+    return open_it
+
+
+def draws(session: Session) -> list[int]:
+    plan = session.plan
+    return draw_windows(session.corpus, plan.n_windows, plan.model.context, plan.certify_seed()).token_index.tolist()
+
+
+def same_observations(one: Observations, other: Observations) -> bool:
+    columns = [(one.token_index, other.token_index), (one.start, other.start), (one.stop, other.stop)]
+    columns += [(one.sums[name], other.sums[name]) for name in one.sums]
+    return one.sums.keys() == other.sums.keys() and all(np.array_equal(*pair) for pair in columns)
+
+
+@pytest.mark.parametrize(
+    ("vocab_size", "offered"),
+    [
+        (100, ["bpd", "top1", "top10"]),
+        (120, ["bpd", "top1", "top10"]),
+        (121, ["bpd", "top1", "top10", "top100"]),
+        (12, ["bpd", "top1"]),
+        (13, ["bpd", "top1", "top10"]),
+        (2, ["bpd", "top1"]),
+    ],
+)
+def test_a_top_k_that_covers_most_of_the_vocabulary_is_not_offered(vocab_size: int, offered: list[str]) -> None:
+    assert offered_metrics(["bpd", "top1", "top10", "top100"], vocab_size) == offered
+
+
+@pytest.mark.parametrize(
+    ("changes", "corpus_id", "error", "message"),
+    [
+        ({"method": "kl_imf"}, "local", UsageError, "unknown method 'kl_imf': use one of"),
+        ({"compressor": "gzp"}, "local", UsageError, "no compressor is called 'gzp'; did you mean 'gzip'?"),
+        ({"corpus_path": None}, "local", UsageError, "corpus 'local' needs its place: pass corpus_path="),
+        ({"corpus_path": "/nowhere/text.txt"}, "local", CorpusError, "/nowhere/text.txt does not exist"),
+        ({}, "lokal", UsageError, "'local'"),
+    ],
+)
+def test_what_is_wrong_is_refused_before_the_model_is_touched(
+    changes: dict[str, Any], corpus_id: str, error: type[Exception], message: str, text_file: Path
+) -> None:
+    settings = Settings(**{"corpus_path": str(text_file), **changes})
+    with pytest.raises(error) as caught:
+        check_settings(settings, corpus_id)
+    assert message in str(caught.value)
+    with pytest.raises(error):
+        open_session(object(), corpus_id, settings, 10)
+
+
+def test_the_plan_says_what_was_evaluated(opened: Open, tiny_checkpoint: Callable[[str], Path]) -> None:
+    session = opened()
+    plan, model = session.plan, session.plan.model
+    assert (model.name, model.revision) == (str(tiny_checkpoint("unigram")), None)
+    assert (model.architecture, model.backend, model.dtype) == ("GPT2LMHeadModel", "HFLM", "float32")
+    assert (model.vocab_size, model.n_choices, model.context) == (260, 257, 64)
+    assert (model.prefix_token_id, model.default_prefix) == (256, True)
+    assert (model.batch_size, model.device) == (8, "cpu")
+    assert (plan.corpus.corpus_id, plan.corpus.n_tokens_kind, plan.corpus.end_of_text_id) == ("local", "exact", 256)
+    assert (plan.corpus.n_tokens, plan.corpus.n_documents) == (session.corpus.n_tokens, 3000)
+    assert list(plan.methods) == ["bpd", "top1", "top10", "top100"]
+    assert plan.code.bits == code_length(tiny_checkpoint("unigram")).bits
+    assert plan.code.sha256 == session.weights.sha256()
+
+
+def test_a_loaded_model_has_the_name_of_its_directory(
+    opened: Open, tiny_checkpoint: Callable[[str], Path], byte_tokenizer: Any
+) -> None:
+    from lm_eval.models.huggingface import HFLM
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(tiny_checkpoint("unigram"))
+    facts = opened(HFLM(pretrained=model, tokenizer=byte_tokenizer)).plan.model
+    assert (facts.name, facts.revision) == (str(tiny_checkpoint("unigram")), None)
+
+
+def test_a_prefix_token_of_the_users_is_charged(opened: Open, tiny_lm: Callable[..., Any]) -> None:
+    own, chosen = opened().plan, opened(tiny_lm("unigram", prefix_token_id=3)).plan
+    assert (chosen.model.prefix_token_id, chosen.model.default_prefix) == (3, False)
+    extra = {item.item: item.bits for item in chosen.overhead()}
+    assert extra["prefix token"] == 10.0  # a flag and one of 260
+    assert sum(extra.values()) == sum(item.bits for item in own.overhead()) + 9.0
+
+
+def test_the_number_format_is_that_of_the_forward_pass(opened: Open, tiny_lm: Callable[..., Any]) -> None:
+    assert opened(tiny_lm("unigram", dtype="bfloat16")).plan.model.dtype == "bfloat16"
+    assert opened(tiny_lm("unigram", mixed_precision_dtype="bfloat16")).plan.model.dtype == "bfloat16"
+
+
+def test_observations_are_in_the_order_of_the_draws(opened: Open) -> None:
+    session = opened()
+    found = session.observe(range(N_WINDOWS))
+    assert found.token_index.tolist() == draws(session)
+    sizes = found.stop - found.start
+    assert len(set(sizes.tolist())) > 5  # so that another order would show
+    for row in range(N_WINDOWS):
+        window = session.corpus.tokens[found.start[row] : found.stop[row]].astype(np.int64)
+        alone = column_sums(session.plan, session.scorer.score_batch([window]))
+        for name, values in found.sums.items():
+            np.testing.assert_allclose(values[row], alone[name], rtol=1e-4, atol=1e-4)
+
+
+def test_sums_are_those_of_the_columns(opened: Open) -> None:
+    session = opened()
+    windows = [np.arange(5), np.arange(64), np.arange(1)]
+    statistics = session.scorer.score_batch(windows)
+    sums = column_sums(session.plan, statistics)
+    for metric, method in session.plan.methods.items():
+        for name, values in method.columns(statistics).items():
+            parts = np.split(values, [5, 69])
+            np.testing.assert_allclose(sums[f"{metric}/{name}"], [part.sum() for part in parts], rtol=1e-12)
+
+
+def test_some_of_the_draws_can_be_observed(opened: Open) -> None:
+    session = opened()
+    all_of_them, some = session.observe(range(N_WINDOWS)), session.observe([7, 2, 2, 19])
+    assert some.token_index.tolist() == all_of_them.token_index[[7, 2, 2, 19]].tolist()
+    np.testing.assert_allclose(some.sums["bpd/loss"], all_of_them.sums["bpd/loss"][[7, 2, 2, 19]], rtol=1e-5)
+
+
+def test_the_same_run_twice_is_the_same(opened: Open) -> None:
+    one, other = opened(), opened()
+    assert one.plan.certify_seed_parts() == other.plan.certify_seed_parts()
+    assert dataclasses.replace(one.plan, created="", code=other.plan.code) == dataclasses.replace(
+        other.plan, created=""
+    )
+    assert same_observations(one.observe(range(N_WINDOWS)), other.observe(range(N_WINDOWS)))
+
+
+def test_progress_counts_windows(tiny_lm: Callable[..., Any], documents_file: Path) -> None:
+    seen: list[tuple[str, int, int]] = []
+    settings = Settings(corpus_path=str(documents_file), pilot=12)
+    session = open_session(tiny_lm("unigram"), "local", settings, 20, lambda *step: seen.append(step))
+    session.observe(range(20), lambda *step: seen.append(step))
+    assert seen == [
+        ("scoring the pilot", 8, 12),
+        ("scoring the pilot", 12, 12),
+        ("scoring windows", 8, 20),
+        ("scoring windows", 16, 20),
+        ("scoring windows", 20, 20),
+    ]
+
+
+def changed_weights(lm: Any) -> Any:
+    with torch.no_grad():
+        next(lm.model.parameters()).view(-1)[0] += 1e-3
+    return lm
+
+
+CHANGES: dict[str, dict[str, Any]] = {
+    "draw_seed": {"draw_seed": 1235},
+    "context": {"context": 63},
+    "failure_prob": {"failure_prob": 0.049},
+    "family_wise": {"family_wise": False},
+    "method": {"method": "azuma"},
+    "compressor": {"compressor": "gzip"},
+    "pilot": {"pilot": 13},
+}
+
+
+@pytest.mark.parametrize("method", ["kl_inf", "azuma", "freedman", "paper"])
+def test_the_draws_depend_on_every_choice(method: str, opened: Open, tiny_lm: Callable[..., Any]) -> None:
+    found = {"as it is": draws(opened(method=method)), "weights": draws(opened(changed_weights(tiny_lm("unigram"))))}
+    found["prefix token"] = draws(opened(tiny_lm("unigram", prefix_token_id=3), method=method))
+    found["number format"] = draws(opened(tiny_lm("unigram", mixed_precision_dtype="bfloat16"), method=method))
+    for name, change in CHANGES.items():
+        if name != "pilot" or method != "paper":  # the paper's grid is coarse: another pilot may choose the same
+            found[name] = draws(opened(**{"method": method, **({"method": "paper"} if name == "method" else change)}))
+    if method == "paper":
+        del found["method"]
+    assert len({tuple(numbers) for numbers in found.values()}) == len(found)
+
+
+def test_the_draws_depend_on_what_was_chosen_for_any_metric(opened: Open) -> None:
+    session = opened()
+    seeds = {session.plan.certify_seed()}
+    for metric, method in session.plan.methods.items():
+        other = dataclasses.replace(method, margin_index=(method.margin_index + 1) % (1 << 16))
+        changed = dataclasses.replace(session.plan, methods={**session.plan.methods, metric: other})
+        seeds.add(changed.certify_seed())
+    bpd = session.plan.methods["bpd"]
+    smoothing = dataclasses.replace(bpd, smoothing_index=(bpd.smoothing_index + 1) % 256)
+    changed = dataclasses.replace(session.plan, methods={**session.plan.methods, "bpd": smoothing})
+    assert len(seeds | {changed.certify_seed()}) == 6
+
+
+def test_shared_draws_are_the_same_for_all_models_and_choices(opened: Open, tiny_lm: Callable[..., Any]) -> None:
+    shared = opened(shared_draws=2)
+    others = {
+        "weights": opened(changed_weights(tiny_lm("unigram")), shared_draws=2),
+        "another model": opened(tiny_lm("llama"), shared_draws=2),
+        "prefix token": opened(tiny_lm("unigram", prefix_token_id=3), shared_draws=2),
+        **{
+            name: opened(shared_draws=2, **change)
+            for name, change in CHANGES.items()
+            if name not in ("draw_seed", "context")
+        },
+    }
+    assert {name for name, session in others.items() if draws(session) != draws(shared)} == set()
+    apart = [opened(), opened(shared_draws=3), *(opened(shared_draws=2, **CHANGES[n]) for n in ("draw_seed", "context"))]
+    assert all(draws(session) != draws(shared) for session in apart)
+
+
+def test_shared_draws_are_paid_in_delta_2(opened: Open) -> None:
+    one, two = opened().plan, opened(shared_draws=2).plan
+    for metric in one.methods:
+        delta_1, delta_2 = one.methods[metric].failure_probs(one.problem(metric))
+        assert two.methods[metric].failure_probs(two.problem(metric)) == (delta_1, delta_2 / 2)
+
+
+def test_fewer_shared_draws_are_the_first_of_more(opened: Open) -> None:
+    few, many = opened(n_windows=10, shared_draws=2), opened(n_windows=20, shared_draws=2)
+    assert draws(few) == draws(many)[:10]
+
+
+def test_family_wise_divides_by_the_metrics_that_the_corpus_offers(opened: Open) -> None:
+    assert opened().plan.metric_failure_prob == 0.05 / 4
+    assert opened(family_wise=False).plan.metric_failure_prob == 0.05
+
+
+@pytest.mark.parametrize("what", ["a parameter", "a saved buffer"])
+def test_weights_that_change_after_they_were_measured_are_refused(
+    what: str, opened: Open, tiny_lm: Callable[..., Any]
+) -> None:
+    lm = tiny_lm("unigram")
+    if what == "a saved buffer":
+        lm.model.transformer.register_buffer("steps", torch.zeros(2))
+    session = opened(lm)
+    session.observe([0, 1])
+    if what == "a saved buffer":
+        lm.model.transformer.steps += 1
+    else:
+        changed_weights(lm)
+    with pytest.raises(WeightsError, match=r"^the model's weights changed while it was evaluated: .* load it again$"):
+        session.observe([0, 1])
+
+
+def test_weights_that_change_while_windows_are_scored_are_refused(opened: Open) -> None:
+    session = opened()
+    call = session.scorer.lm._model_call
+
+    def train_on(inputs: torch.Tensor) -> torch.Tensor:
+        changed_weights(session.scorer.lm)
+        return call(inputs)
+
+    session.scorer.lm._model_call = train_on
+    with pytest.raises(WeightsError):
+        session.observe([0, 1])
+
+
+def test_a_model_that_is_not_causal_is_refused_whatever_the_length_of_the_documents(
+    opened: Open, tiny_lm: Callable[..., Any], tmp_path: Path
+) -> None:
+    """Documents of one token leave nothing to leak, but the check is made at the length that a window may have."""
+    letters = tmp_path / "letters.jsonl"
+    letters.write_text('{"text": "a"}\n' * 50, encoding="utf-8")
+    assert opened(corpus_path=str(letters)).corpus.n_tokens == 100
+    lm = tiny_lm("unigram")
+    call = lm._model_call
+    lm._model_call = lambda inputs: call(inputs) * (1 + 0.01 * (inputs.shape[1] > 32))
+    with pytest.raises(ModelError, match="^the model is not strictly causal"):
+        opened(lm, corpus_path=str(letters))
+
+
+def test_a_token_of_the_text_that_the_model_does_not_know_is_refused(
+    opened: Open, tiny_model: Callable[..., Any], byte_tokenizer: Any, tmp_path: Path
+) -> None:
+    from lm_eval.models.huggingface import HFLM
+
+    text = tmp_path / "text.txt"
+    text.write_text("🙂" * 200, encoding="utf-8")
+    small = tiny_model("gpt2", vocab_size=128, bos_token_id=5, eos_token_id=5)
+    lm = HFLM(pretrained=small, tokenizer=byte_tokenizer, prefix_token_id=5)
+    lm.tokenizer.eos_token, before = None, lm.tokenizer.eos_token
+    try:
+        with pytest.raises(CorpusError, match=r"ids must be below 128; use the model's own tokenizer"):
+            opened(lm, corpus_path=str(text))
+    finally:
+        lm.tokenizer.eos_token = before
+
+
+def test_code_length_refuses_an_unknown_compressor(tiny_checkpoint: Callable[[str], Path]) -> None:
+    with pytest.raises(UsageError, match="no compressor is called 'zip'"):
+        code_length(tiny_checkpoint("unigram"), "zip")
