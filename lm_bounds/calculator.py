@@ -52,9 +52,9 @@ class Summary:
 def bound_from_summary(method: str, summary: Summary) -> tuple[Bound, dict[str, float]]:
     """The bound and what was chosen for it.
 
-    ``paper``: the published formula. ``azuma``: the same with Elias-delta, delta_1 = delta/100 and the Chernoff-kl bound
-    for the sample. ``kl_inf``: Chernoff-kl for the sample, then (KL) for the worst distribution of losses with that
-    mean, one constant ceiling on a grid of 2^16 points (16 bits).
+    ``paper``: the published formula. ``azuma``: the same with Elias-delta, delta_1 = delta/100 and the Chernoff-kl
+    bound for the sample. ``kl_inf``: Chernoff-kl for the sample, then (KL) for the worst distribution of losses with
+    that mean, one constant ceiling on a grid of 2^16 points (16 bits). The last two are never above l_max.
 
     Args:
         method: one of ``CALCULATED_METHODS``.
@@ -80,8 +80,8 @@ def bound_from_summary(method: str, summary: Summary) -> tuple[Bound, dict[str, 
         failure_prob=summary.failure_prob,
     )
     if method == "paper":
-        whole = paper_bound(summary.risk, loss.loss_range, problem)
-        return (_without_sampling(whole) if summary.n_samples is None else whole), {}
+        published = paper_bound(summary.risk, loss.loss_range, problem)
+        return (_without_sampling(published) if summary.n_samples is None else published), {}
     delta_1, delta_2 = constant_failure_probs(problem)
     sampling_rate = 0.0 if summary.n_samples is None else level_rate(delta_2, summary.n_samples)
     corpus_risk = chernoff_kl_upper(summary.risk, loss.loss_min, loss.loss_max, sampling_rate)

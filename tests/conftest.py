@@ -23,6 +23,7 @@ CONTEXT = 64
 VOCABULARY = 260  # three logits more than the tokenizer has tokens
 
 _NUMBERED = itertools.count()
+_WORDS = "the a of bound token window model sample corpus prior loss risk bits draws holds says is was seen in"
 _SMALL = {
     "hidden_size": 32,
     "intermediate_size": 48,
@@ -88,9 +89,7 @@ def tiny_model() -> Callable[..., Any]:
 
 
 @pytest.fixture(scope="session")
-def unigram_model(
-    tiny_model: Callable[..., Any], byte_tokenizer: Any, many_documents_file: Path
-) -> Callable[[], Any]:
+def unigram_model(tiny_model: Callable[..., Any], byte_tokenizer: Any, many_documents_file: Path) -> Callable[[], Any]:
     """``unigram_model()``: a GPT-2 whose few weights that are not zero hold the frequencies of the bytes of
     ``many_documents_file``: it compresses so well that its bounds on that text are not vacuous."""
     import torch
@@ -147,7 +146,7 @@ def tiny_lm(tiny_checkpoint: Callable[[str], Path]) -> Callable[..., Any]:
 
 
 def _sentences(seed: int, count: int = 120) -> list[str]:
-    words = "the a of bound token window model sample corpus prior loss risk bits draws holds says is was seen in".split()
+    words = _WORDS.split()
     choose = random.Random(seed)
     return [" ".join(choose.choices(words, k=choose.randint(1, 14))).capitalize() + "." for _ in range(count)]
 

@@ -66,12 +66,12 @@ def imported(tree: ast.AST) -> Iterator[str]:
 
 
 def rooms_imported(path: Path) -> set[str]:
-    names = [name.split(".") for name in imported(ast.parse(path.read_text()))]
+    names = [name.split(".") for name in imported(ast.parse(path.read_text(encoding="utf-8")))]
     return {parts[1] for parts in names if parts[0] == "lm_bounds" and len(parts) > 1} - {room_of(path)}
 
 
 def libraries_imported(path: Path) -> set[str]:
-    names = {name.split(".")[0] for name in imported(ast.parse(path.read_text()))}
+    names = {name.split(".")[0] for name in imported(ast.parse(path.read_text(encoding="utf-8")))}
     return names - set(sys.stdlib_module_names) - {"lm_bounds"}
 
 
@@ -122,7 +122,7 @@ def inside():
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_files_are_short_and_have_a_name_that_says_something(path: Path) -> None:
-    assert len(path.read_text().splitlines()) <= LONGEST_FILE
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= LONGEST_FILE
     assert not VAGUE_NAMES & {part.removesuffix(".py") for part in path.relative_to(PACKAGE).parts}
 
 
@@ -139,7 +139,7 @@ def undocumented(body: list[ast.stmt], owner: str = "") -> Iterator[str]:
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_everything_public_has_a_docstring(path: Path) -> None:
-    tree = ast.parse(path.read_text())
+    tree = ast.parse(path.read_text(encoding="utf-8"))
     missing = list(undocumented(tree.body))
     if ast.get_docstring(tree) is None and path.name != "_version.py":
         missing.append("the module")

@@ -202,6 +202,18 @@ def test_the_draws_depend_on_every_choice(method: str, opened: Open, tiny_lm: Ca
     assert len({tuple(numbers) for numbers in found.values()}) == len(found)
 
 
+@pytest.mark.parametrize("shared_draws", [1, 2])
+def test_the_draws_depend_on_the_text(shared_draws: int, opened: Open, tmp_path: Path) -> None:
+    found = []
+    for name in ("one", "two"):
+        text = tmp_path / f"{name}.txt"
+        text.write_text(f"chapter {name}\n" + "the same words\n" * 500, encoding="utf-8")
+        session = opened(corpus_path=str(text), shared_draws=shared_draws, method="paper")
+        found.append((session.corpus.n_tokens, draws(session)))
+    assert found[0][0] == found[1][0]
+    assert found[0][1] != found[1][1]
+
+
 def test_the_draws_depend_on_what_was_chosen_for_any_metric(opened: Open) -> None:
     session = opened()
     seeds = {session.plan.certify_seed()}
@@ -228,7 +240,8 @@ def test_shared_draws_are_the_same_for_all_models_and_choices(opened: Open, tiny
         },
     }
     assert {name for name, session in others.items() if draws(session) != draws(shared)} == set()
-    apart = [opened(), opened(shared_draws=3), *(opened(shared_draws=2, **CHANGES[n]) for n in ("draw_seed", "context"))]
+    apart = [opened(), opened(shared_draws=3)]
+    apart += [opened(shared_draws=2, **CHANGES[name]) for name in ("draw_seed", "context")]
     assert all(draws(session) != draws(shared) for session in apart)
 
 
@@ -289,7 +302,7 @@ def test_a_model_that_is_not_causal_is_refused_whatever_the_length_of_the_docume
     lm = tiny_lm("unigram")
     call = lm._model_call
     lm._model_call = lambda inputs: call(inputs) * (1 + 0.01 * (inputs.shape[1] > 32))
-    with pytest.raises(ModelError, match="^the model is not strictly causal"):
+    with pytest.raises(ModelError, match=r"^the model is not strictly causal"):
         opened(lm, corpus_path=str(letters))
 
 

@@ -148,7 +148,9 @@ def test_a_prefixed_key_that_does_not_exist_is_refused(key: str, hint: str) -> N
 @pytest.mark.parametrize("order", [1, -1])
 def test_a_key_that_is_given_twice_is_refused(order: int) -> None:
     given_twice = [("windows", 5), ("lm_bounds.windows", 6)][::order]
-    with pytest.raises(UsageError, match="windows and lm_bounds.windows were both given"):
+    with pytest.raises(
+        UsageError, match=r"^windows and lm_bounds\.windows were both given, with different values: pass one of them$"
+    ):
         parse_settings(dict(given_twice))
     assert parse_settings({"windows": 5, "lm_bounds.windows": 5}).windows == 5
 

@@ -98,9 +98,8 @@ class SampledMethod(SmoothedMethod):
         Raises:
             UsageError: when the sampling ceiling is not above z_max, or not finite.
         """
-        if not self.statistic_max(rate) < self.sampling_ceiling < math.inf:
-            raise UsageError(
-                f"the sampling ceiling {self.sampling_ceiling} must be finite and above z_max = {self.statistic_max(rate)}"
-            )
+        largest = self.statistic_max(rate)
+        if not largest < self.sampling_ceiling < math.inf:
+            raise UsageError(f"the sampling ceiling {self.sampling_ceiling} must be finite and above z_max = {largest}")
         _, delta_2 = self.failure_probs(problem)
         return kl_inf_upper(statistic, self.sampling_ceiling, level_rate(delta_2, len(statistic)))

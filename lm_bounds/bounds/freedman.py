@@ -3,8 +3,8 @@
     A_i = (Y_i - l_i)/Delta > -1,   mu <= mean[ Y_i - (Delta/s) ln(1 + s A_i) ] + (Delta/s)(K + ln(G/delta_1))/m
 
 Y_i = clip(y0 + y1 H_i, l_min, l_max) is predictable and Delta = l_max - l_min, so that 1 + s A_i >= 1 - s > 0 for
-every s of the grid; ln G is paid as the selection bits of s. Z is the summand plus the complexity term; at l = l_max it is
-convex in Y, so z_max is the larger of its values at the smallest and the largest centre.
+every s of the grid; ln G is paid as the selection bits of s. Z is the summand plus the complexity term; at l = l_max
+it is convex in Y, so z_max is the larger of its values at the smallest and the largest centre.
 """
 
 from __future__ import annotations

@@ -19,6 +19,7 @@ non-negative martingale of mean 1; Ville's inequality at level P(h) delta_1, a u
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any, ClassVar
@@ -45,10 +46,10 @@ def ceiling_offset(loss_max: float, margin_index: int) -> float:
     return loss_max * (1.0 + math.pow(2.0, -12.0 + 36.0 * margin_index / (N_MARGINS - 1)))
 
 
-def margin_index(loss_max: float, offset: float) -> int:
+def nearest_margin(loss_max: float, offset: float) -> int:
     """The index of the grid's b nearest to an offset.
 
-    >>> margin_index(4.0, ceiling_offset(4.0, 12_345)), margin_index(4.0, 1.0)
+    >>> nearest_margin(4.0, ceiling_offset(4.0, 12_345)), nearest_margin(4.0, 1.0)
     (12345, 0)
     """
     margin = max(offset / loss_max - 1.0, 2.0**-12)
@@ -89,7 +90,8 @@ class KlInf(SampledMethod):
     def choose(cls, problem: Problem, pilot: TokenStatistics) -> KlInf:
         """The grid points with the lowest whole bound predicted on the pilot; then t and the sampling ceiling."""
         search = _PilotSearch(problem, pilot.thinned(_PILOT_TOKENS))
-        sizes, axes = [N_MARGINS, N_SLOPES], [range(4096, N_MARGINS, 8192), range(0, N_SLOPES, 64)]
+        sizes = [N_MARGINS, N_SLOPES]
+        axes: list[Sequence[int]] = [range(4096, N_MARGINS, 8192), range(0, N_SLOPES, 64)]
         if problem.metric == "bpd":
             sizes, axes = [*sizes, len(cls.smoothing_grid)], [*axes, _SMOOTHING_STARTS]
         # First with b where it is as a changes, for l_max is only one of the things that b has to fit; then freely.
@@ -144,7 +146,7 @@ def _same_offset(point: Point, problem: Problem) -> Point:
         return point
     grid = KlInf.smoothing_grid
     middle, own = (make_loss("bpd", problem.vocab_size, grid[k]).loss_max for k in (len(grid) // 2, point[2]))
-    return (margin_index(own, ceiling_offset(middle, point[0])), *point[1:])
+    return (nearest_margin(own, ceiling_offset(middle, point[0])), *point[1:])
 
 
 class _PilotSearch:

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from lm_bounds.bounds import Method, Problem, method_from_dict, vacuous_at
+from lm_bounds.bounds import Method, Problem, complexity_rate, method_from_dict, vacuous_at
 from lm_bounds.certificates.claim import claim_sentence
 from lm_bounds.certificates.consistency import column_failures, window_failures
 from lm_bounds.certificates.evidence import MeasuredCode, Observations, certify_seed_parts
@@ -205,9 +205,10 @@ def _bound_failures(
     fields: Mapping[str, Any], observations: Observations, method: Method, problem: Problem
 ) -> Iterator[str]:
     claim, terms, rates = fields["claim"], fields["terms"], fields["rates"]
-    bound = observations.bound(claim["metric"], method, problem)
-    yield from column_failures(observations, method, claim["metric"], bound.rate)
     metric, n_choices = claim["metric"], fields["model"]["n_choices"]
+    rate = complexity_rate(problem, method.selection(), method.failure_probs(problem)[0])
+    yield from column_failures(observations, method, metric, rate)
+    bound = observations.bound(metric, method, problem)
     recomputed = {
         "terms.risk": (terms["risk"], bound.risk, _TOLERANCE),
         "terms.complexity": (terms["complexity"], bound.complexity, _TOLERANCE),

@@ -79,13 +79,13 @@ def method_of() -> AnyMethod:
     return random_method
 
 
-@pytest.fixture(scope="session", params=list(METHODS))
+@pytest.fixture(params=list(METHODS))
 def method_name(request: pytest.FixtureRequest) -> str:
     """Every method."""
     return str(request.param)
 
 
-@pytest.fixture(scope="session", params=METRICS[:3])
+@pytest.fixture(params=METRICS[:3])
 def metric(request: pytest.FixtureRequest) -> str:
     """bpd, top1 and top10."""
     return str(request.param)

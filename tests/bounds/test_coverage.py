@@ -50,7 +50,9 @@ def caught(failed: Array, level: float) -> bool:
     return binomial_tail(int(failed.sum()), len(failed), level) < LEAST_TAIL
 
 
-@pytest.mark.parametrize(("successes", "trials", "probability"), [(0, 5, 0.3), (3, 5, 0.3), (180, 1500, 0.1), (9, 9, 0.5)])
+@pytest.mark.parametrize(
+    ("successes", "trials", "probability"), [(0, 5, 0.3), (3, 5, 0.3), (180, 1500, 0.1), (9, 9, 0.5)]
+)
 def test_binomial_tail(successes: int, trials: int, probability: float) -> None:
     with mpmath.workdps(40):
         p = mpmath.mpf(probability)

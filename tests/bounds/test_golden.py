@@ -88,9 +88,7 @@ def test_pieces_worked_out_by_hand() -> None:
     assert vacuous_at("top1", 62) == 1 - 1 / 62
 
 
-@pytest.mark.parametrize(
-    ("rate", "ratio"), [(0.001, 0.22), (0.01, 0.27), (0.03, 0.33), (0.1, 0.48), (0.3, 0.67)]
-)
+@pytest.mark.parametrize(("rate", "ratio"), [(0.001, 0.22), (0.01, 0.27), (0.03, 0.33), (0.1, 0.48), (0.3, 0.67)])
 def test_kl_inf_against_azuma_on_realistic_losses(realistic, rate: float, ratio: float) -> None:
     """Ratio of the gaps over the unsmoothed risk, the sampling step left out: m and n are so large that neither the
     selection bits nor the sampling rate count."""

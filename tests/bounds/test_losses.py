@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -87,7 +88,7 @@ def test_grids_are_decreasing_probabilities_of_as_many_points_as_are_paid() -> N
     assert len(SMOOTHING_GRID) == 256
     assert SMOOTHING_GRID[0] == 2.0**-0.125
     assert SMOOTHING_GRID[-1] == 2.0**-32
-    assert all(1 > a > b > 0 for a, b in zip(SMOOTHING_GRID, SMOOTHING_GRID[1:], strict=False))
+    assert all(1 > a > b > 0 for a, b in itertools.pairwise(SMOOTHING_GRID))
     assert len(PAPER_SMOOTHING_GRID) == 8
 
 

@@ -135,7 +135,11 @@ def test_statistic_is_never_above_its_largest_value(method_of, statistics_of, na
     sample = statistics_of(rng, 20, 3, vocab_size)
     top = math.log2(vocab_size)
     ends = TokenStatistics(  # every corner: the surest and the worst loss at the least and the largest entropy
-        np.array([0.0, -math.inf] * 2), np.array([1, vocab_size] * 2), np.repeat([0.0, top], 2), np.ones(4), np.array([4])
+        np.array([0.0, -math.inf] * 2),
+        np.array([1, vocab_size] * 2),
+        np.repeat([0.0, top], 2),
+        np.ones(4),
+        np.array([4]),
     )
     for case in (sample, ends):
         statistic = method.statistic(method.columns(case), rate)
@@ -143,6 +147,21 @@ def test_statistic_is_never_above_its_largest_value(method_of, statistics_of, na
         assert bounded_above(method.statistic(column_means(method, case), rate), method.statistic_max(rate))
     reached = float(np.max(method.statistic(method.columns(ends), rate)))
     assert reached == pytest.approx(method.statistic_max(rate), rel=SLACK)
+
+
+@EVERY_METHOD
+@EVERY_METRIC
+@modest
+@given(SEEDS)
+def test_entropies_are_clamped_to_their_range(method_of, statistics_of, name, metric, seed) -> None:
+    rng = np.random.default_rng(seed)
+    method = method_of(rng, name, metric, 500)
+    sample = statistics_of(rng, 20, 3, 500)
+    beyond = rng.choice([-1e-9, -3.0, math.log2(500) + 1e-9, 40.0], sample.n_tokens)
+    outside = dataclasses.replace(sample, entropy_bits=beyond)
+    clamped = dataclasses.replace(sample, entropy_bits=np.clip(beyond, 0.0, math.log2(500)))
+    for column, values in method.columns(outside).items():
+        assert np.array_equal(values, method.columns(clamped)[column])
 
 
 @EVERY_METHOD

@@ -1,7 +1,8 @@
 """Every formula against a slow twin in 60 digits.
 
-The twins are written as the formulas are printed, with the large ceilings, tiny rates and cancelling terms left in; float64
-holds ``TOLERANCE`` on all of them. The twins are given the same floats as the package (a loss, a ceiling's offset).
+The twins are written as the formulas are printed, with the large ceilings, tiny rates and cancelling terms left in;
+float64 holds ``TOLERANCE`` on all of them. The twins are given the same floats as the package (a loss, a ceiling's
+offset).
 """
 
 from __future__ import annotations

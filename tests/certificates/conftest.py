@@ -170,6 +170,7 @@ def restated(tmp_path: Path) -> Callable[..., Verification]:
     ) -> Verification:
         fields = json.loads(run.path(metric).read_bytes())
         observations = tmp_path / fields["sample"]["observations"]
+        observations.unlink(missing_ok=True)
         shutil.copyfile(run.directory / observations.name, observations)
         if arrays is not None:
             _change_arrays(observations, arrays)
@@ -180,6 +181,7 @@ def restated(tmp_path: Path) -> Callable[..., Verification]:
                 _settle(fields, observations)
         fields["digest"] = digest(fields)
         path = tmp_path / run.path(metric).name
+        path.unlink(missing_ok=True)  # to overwrite a file would wait for the disk, thousands of times
         path.write_text(json.dumps(fields), encoding="utf-8")
         return verify(path)
 

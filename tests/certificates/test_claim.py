@@ -7,7 +7,7 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lm_bounds.certificates.claim import claim_sentence, rounded_down, rounded_up
@@ -64,6 +64,7 @@ def test_a_small_failure_probability_is_not_rounded_away(run: Any, failure_prob:
     assert claim_sentence({**fields, "settings": settings}).startswith(f"With probability at least {said}")
 
 
+@settings(deadline=None)
 @given(st.floats(min_value=-1e12, max_value=1e12))
 def test_rounding_is_against_ourselves_and_to_six_digits(value: float) -> None:
     up, down = Decimal(rounded_up(value)), Decimal(rounded_down(value))

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lm_bounds.certificates.files import SCHEMA, canonical_json, digest, read_certificate, write_atomically
@@ -32,11 +32,13 @@ def shuffled(value: Any, order: random.Random) -> Any:
     return [shuffled(item, order) for item in value] if isinstance(value, list) else value
 
 
+@settings(deadline=None)
 @given(objects, st.randoms(use_true_random=False))
 def test_digest_does_not_depend_on_the_order_of_keys(fields: dict[str, Any], order: random.Random) -> None:
     assert digest(shuffled(fields, order)) == digest(fields)
 
 
+@settings(deadline=None)
 @given(objects, objects)
 def test_digest_tells_contents_apart(left: dict[str, Any], right: dict[str, Any]) -> None:
     left, right = ({k: v for k, v in fields.items() if k != "digest"} for fields in (left, right))
@@ -45,6 +47,7 @@ def test_digest_tells_contents_apart(left: dict[str, Any], right: dict[str, Any]
     assert digest({**left, "digest0": 1}) != digest({**left, "digest0": 2})
 
 
+@settings(deadline=None)
 @given(number=finite)
 def test_floats_come_back_exactly(tmp_path_factory: pytest.TempPathFactory, number: float) -> None:
     path = tmp_path_factory.getbasetemp() / "numbers.json"

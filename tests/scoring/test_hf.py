@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import types
 from collections.abc import Callable
 from pathlib import Path
@@ -200,7 +201,7 @@ def test_prefix_token_is_the_backends(scorer: Make) -> None:
 
 @pytest.mark.parametrize("prefix", [260, -1])
 def test_a_prefix_token_that_the_model_does_not_have_is_refused(prefix: int, scorer: Make) -> None:
-    with pytest.raises(UsageError, match=rf"^prefix_token_id={prefix} is not a token of the model: use one of 0 to 259"):
+    with pytest.raises(UsageError, match=rf"^prefix_token_id={prefix} is not a token of the model: use one of 0 to"):
         scorer(prefix_token_id=prefix)
 
 
@@ -270,7 +271,7 @@ def test_the_same_likelihood_as_lm_evals_own_rolling_one(
     lm = tiny_lm()
     made = make_scorer(lm, None)
     starts = [*corpus.document_starts.tolist(), corpus.n_tokens]
-    documents = [corpus.tokens[a:b].astype(np.int64) for a, b in zip(starts, starts[1:], strict=False)]
+    documents = [corpus.tokens[a:b].astype(np.int64) for a, b in itertools.pairwise(starts)]
     short = [document for document in documents if len(document) <= 64]
     assert len(short) > 30
     assert {document[-1] for document in short} == {END_OF_TEXT}

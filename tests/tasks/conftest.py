@@ -56,7 +56,7 @@ def task_manager() -> Callable[..., Any]:
 def evaluate(
     task_manager: Callable[..., Any], tiny_lm: Callable[..., Any], metadata: dict[str, Any]
 ) -> Callable[..., dict[str, Any]]:
-    """``evaluate(tasks, lm=None, flags=None, **metadata)``: what lm-eval returns; flags are those of simple_evaluate."""
+    """``evaluate(tasks, lm=None, flags=None, **metadata)``: what lm-eval returns; flags: of simple_evaluate."""
     import lm_eval
 
     def run(tasks: Any, lm: Any = None, flags: dict[str, Any] | None = None, **changes: Any) -> dict[str, Any]:
@@ -70,6 +70,21 @@ def evaluate(
         return results
 
     return run
+
+
+@pytest.fixture
+def values_of() -> Callable[[dict[str, Any], str], dict[str, float]]:
+    """``values_of(results, task)``: the reported numbers, their names without that of lm-eval's filter."""
+
+    def find(results: dict[str, Any], task: str) -> dict[str, float]:
+        found = results["results"][task]
+        return {
+            key.removesuffix(",none"): value
+            for key, value in found.items()
+            if key.endswith(",none") and "_stderr" not in key
+        }
+
+    return find
 
 
 @pytest.fixture

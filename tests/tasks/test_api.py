@@ -38,9 +38,7 @@ def test_the_same_numbers_as_the_tasks(certify: Callable[..., Any], evaluate: Ca
         assert lm_bounds.verify(certificate.path).ok
 
 
-def test_the_same_draws_as_the_tasks(
-    certify: Callable[..., Any], evaluate: Callable[..., Any], tmp_path: Path
-) -> None:
+def test_the_same_draws_as_the_tasks(certify: Callable[..., Any], evaluate: Callable[..., Any], tmp_path: Path) -> None:
     [own] = certify(metrics=["top1"], certificates=str(tmp_path / "own"))
     evaluate("local_top1_bound")
     [path] = (tmp_path / "certificates").rglob("*.json")
@@ -81,5 +79,5 @@ def test_an_encoder_decoder_is_refused(certify: Callable[..., Any]) -> None:
     from transformers import T5Config, T5ForConditionalGeneration
 
     config = T5Config(vocab_size=260, d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=2)
-    with pytest.raises(ModelError, match="^the model is an encoder-decoder"):
+    with pytest.raises(ModelError, match=r"^the model is an encoder-decoder"):
         certify(T5ForConditionalGeneration(config))

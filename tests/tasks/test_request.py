@@ -109,7 +109,7 @@ def test_an_observation_shows_itself_in_one_short_line(metadata: dict[str, Any],
 def test_a_backend_without_logits_is_refused(metadata: dict[str, Any]) -> None:
     from lm_eval.models.dummy import DummyLM
 
-    with pytest.raises(Exception, match="^model backend DummyLM gives no logits of whole windows: use --model hf$"):
+    with pytest.raises(Exception, match=r"^model backend DummyLM gives no logits of whole windows: use --model hf$"):
         token_statistics(DummyLM(), requests_of("bpd", metadata))
 
 
