@@ -130,10 +130,14 @@ class Freedman(SampledMethod):
     def centres(self, entropy_bits: FloatArray) -> FloatArray:
         """Y_i = clip(y0 + y1 H_i, l_min, l_max), H_i clamped to [0, log2 V]; shape (tokens,)."""
         entropies = np.clip(entropy_bits, 0.0, math.log2(self.vocab_size))
-        offset = self.loss.loss_max * self.centre_index / (N_CENTRES - 1)
-        slope = 2.0 * self.slope_index / (N_SLOPES - 1)
+        values = self.values()
+        offset, slope = float(values["centre_offset"]), float(values["centre_slope"])
         return np.clip(offset + slope * entropies, self.loss.loss_min, self.loss.loss_max)
 
     def values(self) -> dict[str, Any]:
-        """s."""
-        return {"step": STEP_GRID[self.step_index]}
+        """y0, y1 and s."""
+        return {
+            "centre_offset": self.loss.loss_max * self.centre_index / (N_CENTRES - 1),
+            "centre_slope": 2.0 * self.slope_index / (N_SLOPES - 1),
+            "step": STEP_GRID[self.step_index],
+        }

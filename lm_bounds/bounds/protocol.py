@@ -18,6 +18,9 @@ from lm_bounds.bounds.losses import Loss
 from lm_bounds.bounds.statistics import FloatArray, TokenStatistics
 from lm_bounds.errors import UsageError
 
+# Added to a bound, relative to one plus its size: some ten times what double precision can have taken away.
+_ROUNDING = 1e-13
+
 Columns = Mapping[str, FloatArray]
 Selection = tuple[tuple[str, float], ...]
 
@@ -159,7 +162,8 @@ def certify(method: Method, problem: Problem, means: Columns) -> Bound:
         UsageError: when the number of windows is not ``problem.n_windows``, a mean is not finite, or the method is for
             another metric or vocabulary than the problem.
 
-    The value is the smaller of the method's bound and l_max, which no mean loss exceeds; so is ``risk + complexity``.
+    The value is the smaller of the method's bound, rounded up, and l_max, which no mean loss exceeds; ``risk +
+    complexity`` is capped likewise.
     """
     n_windows = len(means["loss"])
     if n_windows != problem.n_windows:
@@ -174,5 +178,6 @@ def certify(method: Method, problem: Problem, means: Columns) -> Bound:
     statistic = method.statistic(means, rate)
     risk = float(np.mean(means["loss"]))
     complexity = min(float(np.mean(statistic)), method.loss.loss_max) - risk
-    upper = min(method.upper(statistic, problem, rate), method.loss.loss_max)
+    upper = method.upper(statistic, problem, rate)
+    upper = min(upper + _ROUNDING * (1.0 + abs(upper)), method.loss.loss_max)
     return Bound(method.name, risk, complexity, upper - (risk + complexity), rate)

@@ -38,6 +38,7 @@ def test_causal_models_pass_in_mixed_precision(family: str, scorer: Make, random
     check_model(scorer(family, mixed_precision_dtype="bfloat16"), random_window(64))
 
 
+@pytest.mark.parametrize("moved", [slice(None), slice(3, 4)], ids=["all a little", "one of them"])
 @pytest.mark.parametrize(
     ("options", "passes"),
     [
@@ -48,10 +49,16 @@ def test_causal_models_pass_in_mixed_precision(family: str, scorer: Make, random
     ],
     ids=["fp32", "bf16", "fp16", "mixed"],
 )
-def test_differences_as_small_as_rounding_in_half_precision_pass_there_alone(
-    options: dict[str, Any], passes: bool, scorer: Make, random_window: Window
+def test_what_rounding_moves_in_inputs_of_another_shape_passes_in_half_precision_alone(
+    options: dict[str, Any], passes: bool, moved: slice, scorer: Make, random_window: Window
 ) -> None:
-    made = with_logits(scorer(**options), lambda ids, logits: logits(ids) * (1 + 0.01 * (ids.shape[1] < 64)))
+    def rounded(inputs: torch.Tensor, logits: Logits) -> torch.Tensor:
+        own = logits(inputs).float()
+        if inputs.shape[1] < 64:
+            own[:, moved] *= 1.01 if moved == slice(None) else 1.2
+        return own
+
+    made = with_logits(scorer(**options), rounded)
     if passes:
         check_model(made, random_window(64))
     else:
@@ -123,6 +130,17 @@ def test_a_leak_of_the_next_token_is_refused(
         check_model(with_logits(made, leaky), random_window(length))
 
 
+@pytest.mark.parametrize("where", [slice(30, 40), slice(62, 63)], ids=["in the middle", "at the end"])
+def test_a_leak_at_some_positions_is_refused(where: slice, scorer: Make, random_window: Window) -> None:
+    def leaky(inputs: torch.Tensor, logits: Logits) -> torch.Tensor:
+        own = logits(inputs).clone()
+        own[:, where] += next_token(inputs)[:, where]
+        return own
+
+    with pytest.raises(ModelError, match=r"^the model is not strictly causal"):
+        check_model(with_logits(scorer(), leaky), random_window(64))
+
+
 @pytest.mark.parametrize("ahead", [2, 7, 20])
 def test_a_leak_of_a_far_token_is_refused(ahead: int, scorer: Make, random_window: Window) -> None:
     made = with_logits(scorer(), lambda inputs, logits: logits(inputs) + next_token(inputs, ahead))
@@ -142,11 +160,14 @@ def test_causal_models_pass_where_kernels_sum_in_no_fixed_order(
     check_model(with_logits(scorer(family), lambda ids, logits: unsteady(logits(ids))), random_window(64))
 
 
-@pytest.mark.parametrize("scale", [1.0, 1e-2])
+@pytest.mark.parametrize(("dtype", "scale"), [("float32", 1.0), ("float32", 1e-2), ("bfloat16", 0.1)])
 def test_a_leak_is_refused_where_kernels_sum_in_no_fixed_order(
-    scale: float, scorer: Make, random_window: Window
+    dtype: str, scale: float, scorer: Make, random_window: Window
 ) -> None:
-    made = with_logits(scorer(), lambda ids, logits: unsteady(logits(ids) + 10 * scale * next_token(ids)))
+    def leaky(inputs: torch.Tensor, logits: Logits) -> torch.Tensor:
+        return unsteady(logits(inputs).float() + 10 * scale * next_token(inputs))
+
+    made = with_logits(scorer(dtype=dtype), leaky)
     with pytest.raises(ModelError, match=r"^the model is not strictly causal"):
         check_model(made, random_window(64))
 
