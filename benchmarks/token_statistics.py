@@ -77,7 +77,11 @@ def main() -> None:
             torch.manual_seed(0)
             logits = torch.randn(1 if options.quick else 4, 128, vocab_size).to(dtype)
             repeats = 3 if options.quick else 5
-            row = {"vocab_size": vocab_size, "dtype": str(dtype).removeprefix("torch."), "logits_mb": logits.nbytes / 1e6}
+            row = {
+                "vocab_size": vocab_size,
+                "dtype": str(dtype).removeprefix("torch."),
+                "logits_mb": logits.nbytes / 1e6,
+            }
             for function in (chunked, log_softmax):
                 row[f"{function.__name__}_s"], row[f"{function.__name__}_mb"] = measured(function, logits, repeats)
             rows.append(row)

@@ -29,7 +29,7 @@ from lm_bounds.errors import UsageError, WeightsError
 from lm_bounds.home import home
 from lm_bounds.sampling import Windows, draw_windows, stream_seed
 from lm_bounds.settings import Settings
-from lm_bounds.weights import Weights, read_checkpoint, read_module
+from lm_bounds.weights import Weights, check_unmeasured, read_checkpoint, read_module
 
 Progress = Callable[[str, int, int], None]  # what is done, how much of it, out of how much
 _CALIBRATION_WINDOWS = 64
@@ -61,7 +61,8 @@ def check_settings(settings: Settings, corpus_id: str) -> None:
         CorpusError: for a path that does not exist.
     """
     corpus_spec(corpus_id)
-    get_compressor(settings.compressor)
+    if not get_compressor(settings.compressor).exact:
+        raise UsageError(f"compressor {settings.compressor!r} estimates: use one whose size a decoder can read")
     method_class(settings.method)
     if settings.corpus_path is None:
         raise UsageError(f"corpus {corpus_id!r} needs its place: pass corpus_path=FILE-OR-FOLDER in --metadata")
@@ -144,6 +145,7 @@ def open_session(
 
     check_settings(settings, corpus_id)
     scorer = make_scorer(lm, settings.context)
+    check_unmeasured(lm.model)
     weights = read_module(lm.model)
     code = measure(weights, settings.compressor)
     corpus = open_local(
@@ -205,11 +207,12 @@ def _model_facts(lm: Any, scorer: Any) -> ModelFacts:
     tokenizer, config = lm.tokenizer, lm.model.config
     own_prefix = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
     given = getattr(lm, "pretrained", None)
-    name = given if isinstance(given, str) else config._name_or_path
+    name = given if isinstance(given, str) else f"a model in memory (made from {config._name_or_path or 'nothing'})"
     from_hub = isinstance(given, str) and not Path(given).exists()
+    added = "".join(f",{kind}={value}" for kind in ("peft", "delta") if (value := getattr(lm, kind, None)))
     return ModelFacts(
-        name=str(name or type(lm.model).__name__),
-        revision=getattr(lm, "revision", None) if from_hub else None,
+        name=name + added,
+        revision=(getattr(config, "_commit_hash", None) or getattr(lm, "revision", None)) if from_hub else None,
         architecture=type(lm.model).__name__,
         dtype=str(scorer.dtype).removeprefix("torch."),
         backend=type(lm).__name__,

@@ -41,7 +41,7 @@ ROOMS = (
 # The libraries that a room may import, at the top of a file or inside a function; any room may import numpy.
 LIBRARIES = {
     "corpora": {"tqdm", "yaml"},
-    "weights": {"torch", "transformers"},
+    "weights": {"accelerate", "torch", "transformers"},
     "scoring": {"torch"},
     "tasks": {"lm_eval", "tqdm", "transformers"},
     "cli": {"click"},

@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -21,16 +22,25 @@ def lm_eval(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     environment |= {"HF_HUB_OFFLINE": "1", "LM_BOUNDS_HOME": str(folder / "home")}
     program = Path(sys.executable).parent / "lm_eval"
     return subprocess.run(
-        [str(program), *arguments], cwd=folder, env=environment, capture_output=True, text=True, timeout=300, check=False
+        [str(program), *arguments],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
     )
 
 
-def test_a_task_needs_no_flag_and_its_certificate_verifies(tmp_path: Path, gpt2_dir: Path, text_file: Path) -> None:
-    done = lm_eval(
-        tmp_path,
-        *("--model", "hf", "--model_args", f"pretrained={gpt2_dir}", "--tasks", "local_bpd_bound", "--device", "cpu"),
-        *("--batch_size", "4", "--metadata", f"corpus_path={text_file}", "windows=12", "pilot=8"),
-    )
+def model(folder: Path) -> tuple[str, ...]:
+    return ("--model", "hf", "--model_args", f"pretrained={folder}", "--device", "cpu", "--batch_size", "4")
+
+
+def test_a_task_needs_no_flag_and_its_certificate_verifies(
+    tmp_path: Path, tiny_checkpoint: Callable[[str], Path], text_file: Path
+) -> None:
+    metadata = ("--metadata", f"corpus_path={text_file}", "windows=12", "pilot=8")
+    done = lm_eval(tmp_path, *model(tiny_checkpoint("gpt2")), "--tasks", "local_bpd_bound", *metadata)
     assert done.returncode == 0, done.stderr
     table = {row[5].strip(): row[7].strip() for line in done.stdout.splitlines() if len(row := line.split("|")) > 8}
     assert table["windows"] == "12.0000"
@@ -47,11 +57,8 @@ def test_the_tasks_are_listed(tmp_path: Path) -> None:
         assert re.search(rf"\b{name}\b", done.stdout)
 
 
-def test_the_last_line_of_a_failure_says_what_to_do(tmp_path: Path, gpt2_dir: Path) -> None:
-    done = lm_eval(
-        tmp_path,
-        *("--model", "hf", "--model_args", f"pretrained={gpt2_dir}", "--tasks", "local_bpd_bound", "--device", "cpu"),
-        *("--metadata", "corpus_path=absent.txt", "windws=12"),
-    )
+def test_the_last_line_of_a_failure_says_what_to_do(tmp_path: Path, tiny_checkpoint: Callable[[str], Path]) -> None:
+    metadata = ("--metadata", "corpus_path=absent.txt", "windws=12")
+    done = lm_eval(tmp_path, *model(tiny_checkpoint("gpt2")), "--tasks", "local_bpd_bound", *metadata)
     assert done.returncode != 0
     assert "did you mean 'windows'?" in done.stderr.strip().splitlines()[-1]

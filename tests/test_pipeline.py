@@ -88,13 +88,14 @@ def test_the_plan_says_what_was_evaluated(opened: Open, tiny_checkpoint: Callabl
     assert (model.prefix_token_id, model.default_prefix) == (256, True)
     assert (model.batch_size, model.device) == (8, "cpu")
     assert (plan.corpus.corpus_id, plan.corpus.n_tokens_kind, plan.corpus.end_of_text_id) == ("local", "exact", 256)
-    assert (plan.corpus.n_tokens, plan.corpus.n_documents) == (session.corpus.n_tokens, 3000)
+    corpus = session.corpus
+    assert (plan.corpus.n_tokens, plan.corpus.n_documents) == (corpus.n_tokens, corpus.n_documents)
     assert list(plan.methods) == ["bpd", "top1", "top10", "top100"]
     assert plan.code.bits == code_length(tiny_checkpoint("unigram")).bits
     assert plan.code.sha256 == session.weights.sha256()
 
 
-def test_a_loaded_model_has_the_name_of_its_directory(
+def test_a_model_in_memory_is_said_to_be_one(
     opened: Open, tiny_checkpoint: Callable[[str], Path], byte_tokenizer: Any
 ) -> None:
     from lm_eval.models.huggingface import HFLM
@@ -102,7 +103,14 @@ def test_a_loaded_model_has_the_name_of_its_directory(
 
     model = AutoModelForCausalLM.from_pretrained(tiny_checkpoint("unigram"))
     facts = opened(HFLM(pretrained=model, tokenizer=byte_tokenizer)).plan.model
-    assert (facts.name, facts.revision) == (str(tiny_checkpoint("unigram")), None)
+    assert facts.name == f"a model in memory (made from {tiny_checkpoint('unigram')})"
+    assert facts.revision is None
+
+
+def test_an_adapter_is_part_of_the_name(opened: Open, tiny_lm: Callable[..., Any]) -> None:
+    lm = tiny_lm("unigram")
+    lm.delta = "other/weights"
+    assert opened(lm).plan.model.name.endswith(",delta=other/weights")
 
 
 def test_a_prefix_token_of_the_users_is_charged(opened: Open, tiny_lm: Callable[..., Any]) -> None:
@@ -202,6 +210,13 @@ def test_the_draws_depend_on_every_choice(method: str, opened: Open, tiny_lm: Ca
     assert len({tuple(numbers) for numbers in found.values()}) == len(found)
 
 
+def test_the_draws_depend_on_the_weights_even_where_their_code_is_as_long(opened: Open) -> None:
+    plan = opened().plan
+    for change in ({"sha256": "0" * 64}, {"bits": plan.code.bits + 1}, {"compressor": "gzip"}):
+        other = dataclasses.replace(plan, code=dataclasses.replace(plan.code, **change))
+        assert other.certify_seed() != plan.certify_seed()
+
+
 @pytest.mark.parametrize("shared_draws", [1, 2])
 def test_the_draws_depend_on_the_text(shared_draws: int, opened: Open, tmp_path: Path) -> None:
     found = []
@@ -240,7 +255,8 @@ def test_shared_draws_are_the_same_for_all_models_and_choices(opened: Open, tiny
         },
     }
     assert {name for name, session in others.items() if draws(session) != draws(shared)} == set()
-    apart = [opened(), opened(shared_draws=3)]
+    assert draws(opened(shared_draws=3)) == draws(shared)  # however many may use them
+    apart = [opened()]
     apart += [opened(shared_draws=2, **CHANGES[name]) for name in ("draw_seed", "context")]
     assert all(draws(session) != draws(shared) for session in apart)
 
@@ -297,8 +313,8 @@ def test_a_model_that_is_not_causal_is_refused_whatever_the_length_of_the_docume
 ) -> None:
     """Documents of one token leave nothing to leak, but the check is made at the length that a window may have."""
     letters = tmp_path / "letters.jsonl"
-    letters.write_text('{"text": "a"}\n' * 50, encoding="utf-8")
-    assert opened(corpus_path=str(letters)).corpus.n_tokens == 100
+    letters.write_text("".join(f'{{"text": "{chr(33 + i)}"}}\n' for i in range(50) if chr(33 + i) not in '"\\'))
+    assert opened(corpus_path=str(letters)).corpus.n_tokens == 98
     lm = tiny_lm("unigram")
     call = lm._model_call
     lm._model_call = lambda inputs: call(inputs) * (1 + 0.01 * (inputs.shape[1] > 32))

@@ -7,6 +7,11 @@ from decimal import ROUND_CEILING, ROUND_FLOOR, Context, Decimal
 from typing import Any
 
 _UNITS = {"bpd": " bits per token"}
+_TRAINING = {
+    "yes": "on which the model was trained",
+    "no": "on which the model was not trained",
+    "unknown": "which may be training data of the model or not",
+}
 
 
 def claim_sentence(fields: Mapping[str, Any]) -> str:
@@ -15,7 +20,7 @@ def claim_sentence(fields: Mapping[str, Any]) -> str:
     The bound is rounded up to six digits and the uniform guess down: the sentence never claims more than the fields.
 
     Args:
-        fields: of a certificate; ``claim`` without its sentence, ``corpus``, ``model`` and ``settings`` are read.
+        fields: of a certificate; ``claim`` without its sentence, ``complexity``, ``corpus``, ``model``, ``settings``.
     """
     claim, corpus, model = fields["claim"], fields["corpus"], fields["model"]
     if claim["metric"] == "bpd":
@@ -25,13 +30,16 @@ def claim_sentence(fields: Mapping[str, Any]) -> str:
     count = {"exact": "", "declared": "a declared ", "lower_bound": "at least "}[corpus["n_tokens_kind"]]
     verdict = "This is vacuous: " if claim["vacuous"] else "For comparison, "
     family = " (all metrics of the corpus together)" if fields["settings"]["family_wise"] else ""
+    shared = fields["settings"]["shared_draws"]
+    runs = "this one run" if shared == 1 else f"up to {shared} runs, fixed before the first of them, on the same draws"
     return (
-        f"With probability at least {_complement(fields['settings']['failure_prob'])}{family}, the {quantity} of "
-        f"{model['name']} on the contexts of corpus {corpus['id']} ({count}{corpus['n_tokens']:,} tokens), each next "
-        f"token resampled given its context, is at most {rounded_up(claim['bound'])}"
-        f"{_UNITS.get(claim['metric'], '')}. "
+        f"With probability at least {_complement(fields['settings']['failure_prob'])}{family} over the corpus and the "
+        f"draws of {runs}, the {quantity} of {model['name']} (weights {fields['complexity']['sha256'][:12]}) on the "
+        f"contexts of corpus {corpus['id']} ({count}{corpus['n_tokens']:,} tokens), each next token resampled given "
+        f"all tokens before it, is at most {rounded_up(claim['bound'])}{_UNITS.get(claim['metric'], '')}. "
         f"{verdict}a uniform guess reaches {rounded_down(claim['vacuous_at'])}. The contexts are those of "
-        "the corpus; nothing is said of contexts that are not in it."
+        f"the corpus, {_TRAINING[corpus['is_training_data']]}; nothing is said of contexts that are not in it. Not "
+        "charged, as part of the reference machine: the tokenizer, and the code of the network and of the decoder."
     )
 
 

@@ -169,8 +169,8 @@ def certify_seed_parts(
     """What the certifying draws depend on: the weights, every choice, the corpus and the draw seed.
 
     Re-running with any other choice redraws, and none of them can be restated later: the draws would not be those of
-    the certificate. With ``shared_draws`` above one the weights and the choices are left out, and delta_2 is divided
-    by it instead.
+    the certificate. With ``shared_draws`` G above one the weights and the choices are left out, and delta_2 is divided
+    by G instead: that is valid for any G models and choices that were fixed before the first of them was scored.
 
     Args:
         settings: all settings by name.
@@ -185,7 +185,7 @@ def certify_seed_parts(
     if settings["method"] == "paper":
         common.append(n_windows)
     if settings["shared_draws"] > 1:
-        return ["shared", settings["shared_draws"], *common]
+        return ["shared", *common]
     return [
         "own",
         code.sha256,

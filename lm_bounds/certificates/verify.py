@@ -157,6 +157,8 @@ def _ledger_failures(fields: Mapping[str, Any], method: Method) -> Iterator[str]
         yield "the ledger holds a number of bits that is negative, infinite or no number"
     if not all(entry["part"] in _LEDGER_PARTS for entry in ledger):
         yield f"the ledger holds a part that is none of {', '.join(_LEDGER_PARTS)}"
+    if complexity["compressor"]["exact"] is not True:
+        yield "the size of the weights is an estimate, not the length of a code"
     if not _close(_part_bits(ledger, "weights"), complexity["code_bits"]):
         yield "the ledger's items of the weights do not add up to code_bits"
     charged = EvaluationSettings(
@@ -197,6 +199,8 @@ def _seed_covers(parts: list[Any], fields: Mapping[str, Any]) -> bool:
     if own and parts[2].get(fields["claim"]["metric"]) != fields["method"]:
         return False
     choices = parts[2] if own else {}
+    if not all(metric == method_from_dict(choice).loss.to_dict()["metric"] for metric, choice in choices.items()):
+        return False
     settings, corpus, model = fields["settings"], fields["corpus"], fields["model"]
     return parts == certify_seed_parts(settings, corpus, model, code, choices, fields["sample"]["windows"])
 

@@ -40,7 +40,7 @@ class CodeLength:
         n_parameters: number of distinct parameters measured (tied tensors once).
         n_tensors: number of distinct tensors.
         stored_bytes: bytes of these tensors as they are stored.
-        sha256: hash of names, dtypes, shapes and bytes of the tensors measured.
+        sha256: hash of names, dtypes, shapes and bytes of the tensors measured, and of the configuration.
         seconds: time that measuring took.
         exact: whether ``bits`` is the length of a code that a decoder can read (not an estimate).
     """

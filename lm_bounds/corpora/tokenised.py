@@ -25,7 +25,7 @@ from lm_bounds.corpora.token_stream import IntArray, TokenArray, token_chunks
 from lm_bounds.errors import CorpusError
 
 _LOG = logging.getLogger(__name__)
-_FORMAT = "lm-bounds/tokenised/1"
+_FORMAT = "lm-bounds/tokenised/2"
 _MAGIC = b"LMBTOK01"
 # magic, number of tokens, number of documents, reserved, sha256 of everything after the header
 _HEADER = struct.Struct("<8sQQ8x32s")
@@ -40,7 +40,8 @@ def tokenise(
     """The tokens of a text file, .jsonl file or folder, and where each document of the source starts.
 
     A document's tokens are those of its pieces, without added special tokens, and one end-of-text token
-    after them. The result is kept in ``cache_dir`` under a hash of the text, the tokenizer and the rules.
+    after them; a document with the tokens of an earlier one is left out. The result is kept in ``cache_dir``
+    under a hash of the text, the tokenizer and the rules.
 
     Returns:
         ``(tokens, source_starts)``: a read-only memory map of uint32 # shape: (n_tokens,)
@@ -150,7 +151,11 @@ def _cache_error(target: Path, error: OSError) -> CorpusError:
 
 
 class _TokenWriter:
-    """Appends tokens to a cache file and keeps where documents start; holds one batch in memory."""
+    """Appends distinct documents to a cache file and keeps where they start; holds one piece in memory.
+
+    A document whose tokens are those of an earlier one is taken back when it ends: a copy tells nothing new, so that it
+    must not add to the number of tokens.
+    """
 
     def __init__(self, sink: BinaryIO, end_of_text_id: int | None) -> None:
         self.n_tokens = 0
@@ -158,8 +163,9 @@ class _TokenWriter:
         self._end_of_text_id = end_of_text_id
         self._starts = array("q")
         self._document: int | None = None
-        self._pending: list[int] = []
-        self._digest = hashlib.sha256()
+        self._seen: set[bytes] = set()
+        self._content = hashlib.sha256()
+        self._digest = self._digest_before = hashlib.sha256()
         sink.write(bytes(_HEADER.size))
 
     def add(self, document: int, ids: list[int]) -> None:
@@ -169,27 +175,26 @@ class _TokenWriter:
         if document != self._document:
             self._end_document()
             self._document = document
-            self._starts.append(self.n_tokens + len(self._pending))
-        self._pending += ids
+            self._starts.append(self.n_tokens)
+            self._content, self._digest_before = hashlib.sha256(), self._digest.copy()
+        self._write(ids)
 
-    def flush(self) -> None:
-        """Write what is pending."""
+    def _write(self, given: list[int]) -> None:
         try:
-            ids = np.array(self._pending, dtype=np.int64)
+            ids = np.array(given, dtype=np.int64)
         except (TypeError, ValueError, OverflowError) as error:
             raise CorpusError(f"the tokenizer gave something else than integer ids: {error}") from error
-        if ids.size and (ids.min() < 0 or ids.max() >= 1 << 32):
+        if ids.min() < 0 or ids.max() >= 1 << 32:
             raise CorpusError(f"the tokenizer gave ids from {ids.min()} to {ids.max()}, not 32-bit unsigned integers")
         payload = ids.astype("<u4").tobytes()
+        self._content.update(payload)
         self._digest.update(payload)
         self._sink.write(payload)
         self.n_tokens += ids.size
-        self._pending = []
 
     def finish(self) -> None:
         """End the last document, then write the document starts and the header."""
         self._end_document()
-        self.flush()
         starts = np.array(self._starts, dtype="<i8").tobytes()
         self._digest.update(starts)
         self._sink.write(starts)
@@ -197,8 +202,18 @@ class _TokenWriter:
         self._sink.write(_HEADER.pack(_MAGIC, self.n_tokens, len(self._starts), self._digest.digest()))
 
     def _end_document(self) -> None:
-        if self._document is not None and self._end_of_text_id is not None:
-            self._pending.append(self._end_of_text_id)
+        if self._document is None:
+            return
+        content = self._content.digest()
+        if content in self._seen:
+            self.n_tokens = self._starts.pop()
+            self._digest = self._digest_before
+            self._sink.seek(_HEADER.size + 4 * self.n_tokens)
+            self._sink.truncate()
+        else:
+            self._seen.add(content)
+            if self._end_of_text_id is not None:
+                self._write([self._end_of_text_id])
 
 
 def _tokenise_all(files: tuple[SourceFile, ...], tokenizer: Tokenizer, writer: _TokenWriter) -> None:
@@ -208,7 +223,6 @@ def _tokenise_all(files: tuple[SourceFile, ...], tokenizer: Tokenizer, writer: _
             all_ids = tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
             for piece, ids in zip(batch, all_ids, strict=True):
                 writer.add(piece.document, ids)
-            writer.flush()
             progress.update(sum(len(text.encode()) for text in texts))
 
 

@@ -51,6 +51,9 @@ def check_model(scorer: HFScorer, window: IntArray) -> None:
         changed[position:] = (changed[position:] + 1 + np.arange(len(tokens) - position)) % scorer.vocab_size
         other = scorer.score_batch([tokens], [changed])
         _compare(reference, other, position, scorer, same_shape=True, exact=exact)
+    if scorer.batch_size > 1:  # the rows of a batch have nothing to do with each other
+        beside = [scorer.score_batch([tokens, other]) for other in (tokens, (tokens + 1) % scorer.vocab_size)]
+        _compare(beside[0], beside[1], len(tokens) - 1, scorer, same_shape=True, exact=exact)
     # many lengths, because some rotary scalings set in above one length only and then remember the longest input
     for length in (2**k for k in range(len(tokens).bit_length()) if 2**k < len(tokens)):
         _compare(reference, scorer.score_batch([tokens[:length]]), length - 1, scorer, same_shape=False)

@@ -117,6 +117,8 @@ def make_scorer(lm: Any, context: int | None) -> HFScorer:
         raise ModelError("the model is an encoder-decoder: a bound needs a causal (decoder-only) language model")
     if getattr(lm, "world_size", 1) > 1:
         raise UsageError(f"{lm.world_size} processes were started: run lm_eval as one process")
+    if getattr(lm.model, "training", False):
+        raise ModelError("the model is in training mode, where its predictions are random: call model.eval() first")
     prefix = lm.prefix_token_id
     if prefix is None:
         raise ModelError("the tokenizer has no BOS and no end-of-text token: pass prefix_token_id=ID in model_args")

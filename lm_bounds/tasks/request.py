@@ -16,7 +16,7 @@ from lm_eval.api.model import LM
 from tqdm import tqdm
 
 from lm_bounds.certificates import Observations, Plan
-from lm_bounds.errors import UsageError
+from lm_bounds.errors import ModelError, UsageError
 from lm_bounds.pipeline import Progress, Session, open_session
 from lm_bounds.settings import check_unknown_keys, parse_settings
 
@@ -110,6 +110,14 @@ def progress_bar() -> Progress:
 
 
 def _open(lm: LM, shared: Mapping[str, Any], metrics: set[str]) -> Session:
+    from lm_eval.models.huggingface import HFLM
+
+    call = getattr(type(lm), "_model_call", None)
+    if call is not None and call is not HFLM._model_call:
+        raise ModelError(
+            f"model backend {type(lm).__name__} changes the forward pass of hf, and what it adds is not measured: "
+            "use --model hf"
+        )
     metadata = shared["metadata"]
     for key in check_unknown_keys(metadata, _model_parameters(lm)):
         _warn_once(f"metadata key {key!r} is not one of lm-bounds: it is left to others")

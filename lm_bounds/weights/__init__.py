@@ -5,11 +5,13 @@ from lm_bounds.weights.config import canonical_config
 from lm_bounds.weights.module import read_module
 from lm_bounds.weights.protocol import Tensor, Weights, distinct
 from lm_bounds.weights.safetensors_file import read_safetensors, serialise
+from lm_bounds.weights.unmeasured import check_unmeasured
 
 __all__ = [
     "Tensor",
     "Weights",
     "canonical_config",
+    "check_unmeasured",
     "distinct",
     "read_checkpoint",
     "read_module",

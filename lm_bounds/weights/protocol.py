@@ -138,11 +138,11 @@ class Weights:
         return sum(tensor.n_bytes for tensor in self.tensors)
 
     def sha256(self) -> str:
-        """Hash of what the tensors are, 64 hexadecimal digits.
+        """Hash of what the tensors and the configuration are, 64 hexadecimal digits.
 
-        For each tensor in order of name, then for the aliases: a JSON header preceded by its length (8 bytes,
-        little endian), then the tensor's bytes. The header gives name, dtype and shape, hence the number of
-        bytes that follow, so that two different sets of tensors never feed the same bytes to the hash.
+        For each tensor in order of name, then for the aliases and the configuration: a JSON header preceded by its
+        length (8 bytes, little endian), then the tensor's bytes. The header gives name, dtype and shape, hence the
+        number of bytes that follow, so that two different sets never feed the same bytes to the hash.
         """
         digest = hashlib.sha256()
         for tensor in self.tensors:
@@ -150,6 +150,7 @@ class Weights:
             for chunk in tensor.chunks():
                 digest.update(chunk.data)
         digest.update(_delimited({"aliases": [list(alias) for alias in self.aliases]}))
+        digest.update(_delimited({"config": self.config.decode()}))
         return digest.hexdigest()
 
 

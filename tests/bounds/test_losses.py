@@ -43,7 +43,8 @@ def test_smoothed_loss_of_a_uniform_guess_is_log2_of_the_vocabulary(vocab_size: 
 def test_smoothed_loss_ranges_from_the_surest_to_the_impossible_token(vocab_size: int, smoothing: float) -> None:
     loss = BitsPerDimension(vocab_size, smoothing)
     sure, impossible = loss.of(tokens([0.0, -math.inf], [1, 1]))
-    assert sure == loss.loss_min >= 0
+    assert sure == pytest.approx(loss.loss_min, rel=1e-15)
+    assert loss.loss_min >= 0
     assert loss.loss_max * (1 - 1e-15) <= impossible <= loss.loss_max
     assert loss.loss_max - loss.loss_min == pytest.approx(loss.loss_range, rel=1e-12)
 

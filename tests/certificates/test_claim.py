@@ -22,12 +22,14 @@ def test_sentence_names_what_is_bounded_and_on_what(run: Any, metric: str, quant
     claim = certificate.fields["claim"]
     for part in (
         "With probability at least 0.95 (all metrics of the corpus together)",
-        f"the {quantity} of invented/model",
+        "over the corpus and the draws of this one run",
+        f"the {quantity} of invented/model (weights {certificate.fields['complexity']['sha256'][:12]})",
         "on the contexts of corpus local (200,000 tokens)",
-        "each next token resampled given its context",
+        "each next token resampled given all tokens before it",
         f"is at most {rounded_up(claim['bound'])}",
         f"a uniform guess reaches {rounded_down(claim['vacuous_at'])}",
-        "nothing is said of contexts that are not in it",
+        "which may be training data of the model or not; nothing is said of contexts that are not in it",
+        "Not charged, as part of the reference machine: the tokenizer, and the code of the network and of the decoder",
     ):
         assert part in certificate.claim
     assert ("bits per token" in certificate.claim) == (metric == "bpd")
@@ -42,7 +44,12 @@ def test_vacuity_is_said(fabricated: Callable[..., Any]) -> None:
 
 def test_one_metric_alone_is_not_said_to_be_a_family(fabricated: Callable[..., Any]) -> None:
     certificate = fabricated(family_wise=False, failure_prob=0.1).certificates["bpd"]
-    assert certificate.claim.startswith("With probability at least 0.9, the expected")
+    assert certificate.claim.startswith("With probability at least 0.9 over the corpus and the draws")
+
+
+def test_shared_draws_are_said_to_be_shared(fabricated: Callable[..., Any]) -> None:
+    claim = fabricated(shared_draws=5).certificates["bpd"].claim
+    assert "the draws of up to 5 runs, fixed before the first of them, on the same draws, the expected" in claim
 
 
 @pytest.mark.parametrize(
@@ -56,7 +63,7 @@ def test_a_number_of_tokens_that_was_not_counted_is_said_to_be_so(run: Any, kind
 
 @pytest.mark.parametrize(
     ("failure_prob", "said"),
-    [(0.05, "0.95,"), (1e-7, "0.9999999,"), (1 / 3, "0.6666666666666667,"), (1e-30, "1 - 1e-30,")],
+    [(0.05, "0.95 "), (1e-7, "0.9999999 "), (1 / 3, "0.6666666666666667 "), (1e-30, "1 - 1e-30 ")],
 )
 def test_a_small_failure_probability_is_not_rounded_away(run: Any, failure_prob: float, said: str) -> None:
     fields = run.certificates["bpd"].fields

@@ -83,7 +83,7 @@ def test_the_draws_depend_on_what_was_fixed_and_on_nothing_else(fabricated: Call
         assert draws(**other) != own
     shared = draws(shared_draws=5)
     assert draws(shared_draws=5, method="azuma") == draws(shared_draws=5, failure_prob=0.01) == shared
-    assert draws(shared_draws=6) != shared
+    assert draws(shared_draws=6) == shared  # they are the same, however many may use them
     assert draws(shared_draws=5, n_windows=41) == [*shared, draws(shared_draws=5, n_windows=41)[-1]]
     hoeffding = {"method": "paper", "shared_draws": 5}
     assert draws(**hoeffding, n_windows=41)[:40] != draws(**hoeffding)

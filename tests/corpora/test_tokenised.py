@@ -48,12 +48,40 @@ def test_document_is_the_concatenation_of_its_pieces(
 
 
 def test_small_documents_share_batches(byte_tokenizer: Any, text_dir: Path, opened: Any, counting: Any) -> None:
-    (text_dir / "t.jsonl").write_text('{"text": "abc"}\n' * 10_000)
+    (text_dir / "t.jsonl").write_text("".join(f'{{"text": "{i:03x}"}}\n' for i in range(16**3)))
     tokenizer = counting(byte_tokenizer)
     corpus = opened(text_dir / "t.jsonl", tokenizer)
     assert len(tokenizer.batches) == 1
-    assert corpus.n_documents == 10_000
-    assert corpus.n_tokens == 40_000
+    assert corpus.n_documents == 16**3
+    assert corpus.n_tokens == 4 * 16**3
+
+
+@pytest.mark.parametrize("copies", [(0, 1), (0, 2, 4), (1, 2), (3, 4), (0, 1, 2, 3, 4)])
+def test_copies_of_a_document_are_left_out(
+    copies: tuple[int, ...], byte_tokenizer: Any, text_dir: Path, opened: Any, documents: Any
+) -> None:
+    texts = [f"document {number} " * 7 for number in range(5)]
+    for later in copies[1:]:
+        texts[later] = texts[copies[0]]
+    paths = [text_dir / "copies.jsonl", text_dir / "distinct.jsonl"]
+    for path, written in zip(paths, (texts, list(dict.fromkeys(texts))), strict=True):
+        path.write_text("".join(json.dumps({"text": text}) + "\n" for text in written))
+    with_copies, distinct = (opened(path, byte_tokenizer) for path in paths)
+    assert documents(with_copies) == documents(distinct)
+    assert (
+        with_copies.sha256() == distinct.sha256() == opened(paths[0], byte_tokenizer).sha256()
+    )  # the last one from the cache
+
+
+def test_long_copies_are_left_out_piece_by_piece(
+    byte_tokenizer: Any, text_dir: Path, monkeypatch: pytest.MonkeyPatch, opened: Any, documents: Any
+) -> None:
+    monkeypatch.setattr(text_documents, "PIECE_CHARS", 16)
+    folder = text_dir / "folder"
+    folder.mkdir()
+    for name, text in (("a", "one\n" * 50), ("b", "one\n" * 49), ("c", "one\n" * 50), ("d", "two\n" * 50)):
+        (folder / f"{name}.txt").write_text(text)
+    assert [len(document) for document in documents(opened(folder, byte_tokenizer))] == [201, 197, 201]
 
 
 def test_batches_are_bounded(

@@ -105,6 +105,11 @@ def test_a_bidirectional_model_is_refused(dtype: str, byte_tokenizer: Any, rando
     check_model(make_scorer(lm, None), random_window(64))
 
 
+def unsteady(logits: torch.Tensor) -> torch.Tensor:
+    """As kernels are that sum in no fixed order: a little different at every call."""
+    return logits + 1e-6 * torch.randn_like(logits)
+
+
 def next_token(inputs: torch.Tensor, ahead: int = 1) -> torch.Tensor:
     """One-hot rows of the token that stands ``ahead`` places later in the inputs; zero at the end."""
     rows = torch.zeros(*inputs.shape, 260)
@@ -131,14 +136,18 @@ def test_a_leak_of_the_next_token_is_refused(
 
 
 @pytest.mark.parametrize("where", [slice(30, 40), slice(62, 63)], ids=["in the middle", "at the end"])
-def test_a_leak_at_some_positions_is_refused(where: slice, scorer: Make, random_window: Window) -> None:
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("noise", [lambda logits: logits, unsteady], ids=["exact", "unsteady"])
+def test_a_leak_at_some_positions_is_refused(
+    noise: Callable[[torch.Tensor], torch.Tensor], dtype: str, where: slice, scorer: Make, random_window: Window
+) -> None:
     def leaky(inputs: torch.Tensor, logits: Logits) -> torch.Tensor:
-        own = logits(inputs).clone()
+        own = logits(inputs).float()
         own[:, where] += next_token(inputs)[:, where]
-        return own
+        return noise(own)
 
-    with pytest.raises(ModelError, match=r"^the model is not strictly causal"):
-        check_model(with_logits(scorer(), leaky), random_window(64))
+    with pytest.raises(ModelError, match=r"^the model is not strictly causal: .*tokens change from"):
+        check_model(with_logits(scorer(dtype=dtype), leaky), random_window(64))
 
 
 @pytest.mark.parametrize("ahead", [2, 7, 20])
@@ -146,11 +155,6 @@ def test_a_leak_of_a_far_token_is_refused(ahead: int, scorer: Make, random_windo
     made = with_logits(scorer(), lambda inputs, logits: logits(inputs) + next_token(inputs, ahead))
     with pytest.raises(ModelError, match=r"^the model is not strictly causal: .*tokens change from token"):
         check_model(made, random_window(64))
-
-
-def unsteady(logits: torch.Tensor) -> torch.Tensor:
-    """As kernels are that sum in no fixed order: a little different at every call."""
-    return logits + 1e-6 * torch.randn_like(logits)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -257,3 +261,11 @@ def test_logits_that_are_no_numbers_are_refused(rows: slice, value: float, score
 def test_a_window_of_one_token_has_no_future_to_leak(scorer: Make, random_window: Window) -> None:
     made = with_logits(scorer(), lambda inputs, logits: logits(inputs) + next_token(inputs, 1))
     check_model(made, random_window(1))
+
+
+def test_rows_of_a_batch_that_see_each_other_are_refused(scorer: Make, random_window: Window) -> None:
+    made = scorer("llama", batch_size=2)
+    call = made.lm._model_call
+    made.lm._model_call = lambda inputs: (logits := call(inputs)) + 1e-3 * logits.mean(dim=0, keepdim=True)
+    with pytest.raises(ModelError, match=r"^the model is not strictly causal"):
+        check_model(made, random_window(40))

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from lm_bounds.errors import UsageError
+from lm_bounds.errors import ModelError, UsageError
 from lm_bounds.tasks.task import BoundTask
 
 TASK = "local_bpd_bound"
@@ -80,3 +80,17 @@ def test_requests_are_made_by_one_function_alone(metadata: dict[str, Any]) -> No
 def test_a_limit_that_leaves_no_window_is_refused(limit: float, evaluate: Callable[..., Any], untouched: Any) -> None:
     with pytest.raises(UsageError, match="--limit must be positive"):
         evaluate(TASK, untouched, flags={"limit": limit})
+
+
+def test_a_backend_that_adds_to_the_forward_pass_is_refused(
+    evaluate: Callable[..., Any], tiny_checkpoint: Callable[[str], Any]
+) -> None:
+    from lm_eval.models.huggingface import HFLM
+
+    class Steered(HFLM):
+        def _model_call(self, inps: Any, attn_mask: Any = None, labels: Any = None) -> Any:
+            return super()._model_call(inps) * 1.1
+
+    lm = Steered(pretrained=str(tiny_checkpoint("unigram")), device="cpu")
+    with pytest.raises(ModelError, match=r"^model backend Steered changes the forward pass"):
+        evaluate(TASK, lm)

@@ -90,9 +90,11 @@ def test_every_part_of_the_schema_changes_the_hash() -> None:
     assert len({base, *(other.sha256() for other in others)}) == 1 + len(others)
 
 
-def test_configuration_is_no_part_of_the_hash() -> None:
+def test_configuration_is_part_of_the_hash_and_the_source_is_not() -> None:
     kept, _ = distinct([tensor("a", ONES)])
-    assert Weights("x", kept, (), b'{"a":1}').sha256() == Weights("y", kept).sha256()
+    hashes = [Weights(source, kept, (), config).sha256() for source in "xy" for config in (b"{}", b'{"a":1}')]
+    assert hashes[:2] == hashes[2:]
+    assert hashes[0] != hashes[1]
 
 
 @settings(max_examples=30, deadline=None)
