@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from lm_bounds.bounds import TokenStatistics, choose_method, method_class, top_k, window_means
-from lm_bounds.bounds.statistics import FloatArray
+from lm_bounds.bounds.statistics import FloatArray, IntArray
 from lm_bounds.certificates.evidence import CorpusFacts, ModelFacts, Observations, Plan
 from lm_bounds.codelength import CodeLength, EvaluationSettings, settings_ledger
 from lm_bounds.compressors import get_compressor, measure
@@ -155,29 +155,36 @@ def open_session(
         n_logits=scorer.vocab_size,
         cache_dir=home() / "tokens",
     )
-    windows = _pilot_windows(corpus, "calibration", _CALIBRATION_WINDOWS, scorer.context, settings)
-    longest = int(np.argmax(windows.stop - windows.start))
-    tokens = np.asarray(corpus.tokens[windows.start[longest] : windows.stop[longest]], np.int64)
-    check_model(scorer, np.resize(tokens, scorer.context))  # repeated up to the longest window that can come up
     plan = _unchosen_plan(lm, scorer, corpus, code, settings, n_windows)
-    pilot = _score_pilot(scorer, corpus, settings, progress)
+    check_model(scorer, _probe(plan, corpus))
+    pilot = _score_pilot(plan, scorer, corpus, progress)
     metrics = offered_metrics(corpus_spec(corpus_id).metrics, plan.model.n_choices)
     methods = {name: choose_method(settings.method, plan.problem(name), pilot) for name in metrics}
     return Session(replace(plan, methods=methods), corpus, scorer, weights)
 
 
-def _pilot_windows(corpus: TokenCorpus, stream: str, n: int, context: int, settings: Settings) -> Windows:
-    return draw_windows(corpus, n, context, stream_seed(stream, settings.draw_seed, corpus.sha256()))
+def _stream_windows(plan: Plan, corpus: TokenCorpus, stream: str, n: int) -> Windows:
+    seed = stream_seed(stream, plan.settings.draw_seed, plan.corpus.sha256)
+    return draw_windows(corpus, n, plan.model.context, seed)
 
 
-def _score_pilot(scorer: Any, corpus: TokenCorpus, settings: Settings, progress: Progress) -> TokenStatistics:
-    windows = _pilot_windows(corpus, "pilot", settings.n_pilot, scorer.context, settings)
+def _probe(plan: Plan, corpus: TokenCorpus) -> IntArray:
+    """The longest calibration window, repeated up to the largest length that can come up."""
+    windows = _stream_windows(plan, corpus, "calibration", _CALIBRATION_WINDOWS)
+    longest = int(np.argmax(windows.stop - windows.start))
+    tokens = np.asarray(corpus.tokens[windows.start[longest] : windows.stop[longest]], np.int64)
+    return np.resize(tokens, plan.model.context)
+
+
+def _score_pilot(plan: Plan, scorer: Any, corpus: TokenCorpus, progress: Progress) -> TokenStatistics:
+    n_pilot = plan.settings.n_pilot
+    windows = _stream_windows(plan, corpus, "pilot", n_pilot)
     parts: list[TokenStatistics] = []
     done = 0
     for rows, statistics in scorer.score(corpus.tokens, windows):
         parts.append(statistics)
         done += len(rows)
-        progress("scoring the pilot", done, settings.n_pilot)
+        progress("scoring the pilot", done, n_pilot)
     return TokenStatistics(
         *(np.concatenate([getattr(part, name) for part in parts]) for name in TokenStatistics.__dataclass_fields__)
     )
