@@ -12,7 +12,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from lm_bounds.bounds.base import SampledMethod
+from lm_bounds.bounds.base import SampledMethod, SmoothedMethod
 from lm_bounds.bounds.protocol import Columns, Problem, complexity_rate, constant_failure_probs
 from lm_bounds.bounds.search import Point, level_rate, minimise_on_grid, sampling_upper
 from lm_bounds.bounds.statistics import FloatArray, TokenStatistics, window_means
@@ -39,7 +39,24 @@ def azuma_bound(risk: float, loss_range: float, rate: float) -> float:
 
 
 @dataclass(frozen=True)
-class Azuma(SampledMethod):
+class ConstantRangeMethod(SmoothedMethod):
+    """A method whose statistic is the loss plus a constant: Z = l + Delta sqrt(rho/2)."""
+
+    def columns(self, statistics: TokenStatistics) -> dict[str, FloatArray]:
+        """``loss`` of every token."""
+        return {"loss": self.loss.of(statistics)}
+
+    def statistic(self, means: Columns, rate: float) -> FloatArray:
+        """Z = l + Delta sqrt(rho/2)."""
+        return np.asarray(means["loss"] + azuma_bound(0.0, self.loss.loss_range, rate), dtype=np.float64)
+
+    def statistic_max(self, rate: float) -> float:
+        """Z at l = l_max."""
+        return azuma_bound(self.loss.loss_max, self.loss.loss_range, rate)
+
+
+@dataclass(frozen=True)
+class Azuma(ConstantRangeMethod, SampledMethod):
     """The method with its parameters fixed."""
 
     name: ClassVar[str] = "azuma"
@@ -63,15 +80,3 @@ class Azuma(SampledMethod):
         sizes, start = ([len(cls.smoothing_grid)], (64,)) if smoothed else ([], ())
         point, _ = minimise_on_grid(lambda at: fit(at)[1], sizes, [start])
         return fit(point)[0]
-
-    def columns(self, statistics: TokenStatistics) -> dict[str, FloatArray]:
-        """``loss`` of every token."""
-        return {"loss": self.loss.of(statistics)}
-
-    def statistic(self, means: Columns, rate: float) -> FloatArray:
-        """Z = l + Delta sqrt(rho/2)."""
-        return np.asarray(means["loss"] + azuma_bound(0.0, self.loss.loss_range, rate), dtype=np.float64)
-
-    def statistic_max(self, rate: float) -> float:
-        """Z at l = l_max."""
-        return azuma_bound(self.loss.loss_max, self.loss.loss_range, rate)

@@ -12,10 +12,9 @@ from typing import ClassVar
 
 import numpy as np
 
-from lm_bounds.bounds.azuma import azuma_bound
-from lm_bounds.bounds.base import SmoothedMethod
+from lm_bounds.bounds.azuma import ConstantRangeMethod, azuma_bound
 from lm_bounds.bounds.losses import PAPER_SMOOTHING_GRID
-from lm_bounds.bounds.protocol import Bound, Columns, Problem, complexity_rate
+from lm_bounds.bounds.protocol import Bound, Problem, complexity_rate
 from lm_bounds.bounds.statistics import FloatArray, TokenStatistics
 from lm_bounds.bounds.upper import hoeffding_upper
 
@@ -50,7 +49,7 @@ def paper_failure_probs(problem: Problem) -> tuple[float, float]:
 
 
 @dataclass(frozen=True)
-class Paper(SmoothedMethod):
+class Paper(ConstantRangeMethod):
     """The method with its smoothing fixed."""
 
     name: ClassVar[str] = "paper"
@@ -73,18 +72,6 @@ class Paper(SmoothedMethod):
     def failure_probs(self, problem: Problem) -> tuple[float, float]:
         """The paper's split."""
         return paper_failure_probs(problem)
-
-    def columns(self, statistics: TokenStatistics) -> dict[str, FloatArray]:
-        """``loss`` of every token."""
-        return {"loss": self.loss.of(statistics)}
-
-    def statistic(self, means: Columns, rate: float) -> FloatArray:
-        """Z = l + Delta sqrt(rho/2)."""
-        return np.asarray(means["loss"] + azuma_bound(0.0, self.loss.loss_range, rate), dtype=np.float64)
-
-    def statistic_max(self, rate: float) -> float:
-        """Z at l = l_max."""
-        return azuma_bound(self.loss.loss_max, self.loss.loss_range, rate)
 
     def upper(self, statistic: FloatArray, problem: Problem, rate: float) -> float:
         """Hoeffding's bound for values in an interval of length Delta, from ``problem.n_windows`` of them."""
