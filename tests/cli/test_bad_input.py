@@ -44,7 +44,7 @@ BOUND = {"--metric": "bpd", "--risk": 3, "--code-bits": 1e6, "--tokens": 1e9, "-
         ({"--metric": "top"}, "unknown metric 'top': use one of bpd, top1"),
         ({"--metric": "top\N{SUPERSCRIPT TWO}", "--risk": 0.3}, "unknown metric"),
         ({"--metric": "top40000", "--risk": 0.3}, "use a smaller k"),
-        ({"--alhpa": 0.1}, "No such option '--alhpa'"),
+        ({"--alhpa": 0.1}, "No such option"),
     ],
 )
 def test_bound(command: Callable[..., Any], changes: dict[str, Any], words: str) -> None:
@@ -71,7 +71,7 @@ def test_bound(command: Callable[..., Any], changes: dict[str, Any], words: str)
         (("verify", "."), 3, "cannot be read (Is a directory): pass a certificate file"),
         (("verify",), 2, "Missing argument 'CERTIFICATE...'"),
         (("verfy", "x.json"), 2, "No such command 'verfy'"),
-        (("--nonsense",), 2, "No such option '--nonsense'"),
+        (("--nonsense",), 2, "No such option"),
         (("doctor", "now"), 2, "unexpected extra argument (now)"),
     ],
 )
