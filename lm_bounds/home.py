@@ -3,10 +3,37 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
+
+from lm_bounds.errors import UsageError
 
 
 def home() -> Path:
     """``$LM_BOUNDS_HOME``, else ``~/.cache/lm_bounds``."""
     chosen = os.environ.get("LM_BOUNDS_HOME")
     return Path(chosen) if chosen else Path.home() / ".cache" / "lm_bounds"
+
+
+def certificate_root(chosen: str | None) -> Path:
+    """Where certificates go: the folder that was chosen, else ``certificates`` in this package's home."""
+    return Path(chosen).expanduser() if chosen else home() / "certificates"
+
+
+def check_writable(folder: Path) -> None:
+    """Makes a folder where it is missing and tries to write to it.
+
+    Raises:
+        UsageError: when that cannot be done.
+    """
+    if folder.is_file():
+        raise UsageError(f"certificates cannot be written to {str(folder)!r}, a file: name a folder")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise UsageError(
+            f"certificates cannot be written to {str(folder)!r} ({error.strerror}): pass another certificates=FOLDER, "
+            "or set LM_BOUNDS_HOME"
+        ) from error

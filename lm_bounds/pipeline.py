@@ -26,7 +26,7 @@ from lm_bounds.codelength import CodeLength, EvaluationSettings, settings_ledger
 from lm_bounds.compressors import get_compressor, measure
 from lm_bounds.corpora import TokenCorpus, corpus_spec, locate_source, open_local
 from lm_bounds.errors import UsageError, WeightsError
-from lm_bounds.home import home
+from lm_bounds.home import certificate_root, check_writable, home
 from lm_bounds.sampling import Windows, draw_windows, stream_seed
 from lm_bounds.settings import Settings
 from lm_bounds.weights import Weights, check_unmeasured, read_checkpoint, read_module
@@ -57,7 +57,8 @@ def check_settings(settings: Settings, corpus_id: str) -> None:
     """Refuses what can be known to be wrong before a model is loaded: names, and a corpus that is not there.
 
     Raises:
-        UsageError: for an unknown method, compressor or corpus, or a missing corpus_path.
+        UsageError: for an unknown method, compressor or corpus, a missing corpus_path, or certificates that cannot be
+            written.
         CorpusError: for a path that does not exist.
     """
     corpus_spec(corpus_id)
@@ -67,6 +68,7 @@ def check_settings(settings: Settings, corpus_id: str) -> None:
     if settings.corpus_path is None:
         raise UsageError(f"corpus {corpus_id!r} needs its place: pass corpus_path=FILE-OR-FOLDER in --metadata")
     locate_source(settings.corpus_path)
+    check_writable(certificate_root(settings.certificates))
 
 
 def offered_metrics(metrics: Sequence[str], vocab_size: int) -> list[str]:

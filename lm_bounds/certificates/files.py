@@ -16,7 +16,7 @@ from lm_bounds.errors import VerificationError
 SCHEMA = "lm-bounds/certificate/1"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Certificate:
     """A certificate: its fields, and the file that holds it.
 
@@ -27,6 +27,10 @@ class Certificate:
 
     fields: Mapping[str, Any]
     path: Path
+
+    def __repr__(self) -> str:
+        verdict = "vacuous" if self.vacuous else "not vacuous"
+        return f"Certificate({self.metric} <= {self.bound:.6g}, {verdict}, {str(self.path)!r})"
 
     @property
     def claim(self) -> str:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("model")
-@click.option("--compressor", default="arithmetic", show_default=True, help="Name of a compressor, or 'all'.")
+@click.option("--compressor", default="arithmetic", show_default=True, help="arithmetic, gzip, or 'all'.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, with the whole ledger.")
 def compress(model: str, compressor: str, as_json: bool) -> None:
     """Measure the size of MODEL in bits.

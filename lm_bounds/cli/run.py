@@ -9,14 +9,14 @@ import click
 
 def _metadata_options(command: Any) -> Any:
     options = (
-        click.option("--corpus_path", "--corpus-path", help="File or folder of a local corpus."),
+        click.option("--corpus_path", "--corpus-path", help="Text file, folder of them, .jsonl or token .bin file."),
         click.option("--windows", type=int, help="Certifying windows.  [default: 1000]"),
         click.option("--pilot", type=int, help="Windows of the pilot.  [default: max(64, windows/10)]"),
         click.option("--context", type=int, help="Scored tokens of a window.  [default: min(1024, model's)]"),
         click.option("--failure_prob", "--failure-prob", type=float, help="delta.  [default: 0.05]"),
         click.option("--family_wise", "--family-wise", help="Divide delta by the corpus' metrics.  [default: true]"),
         click.option("--method", help="kl_inf, freedman, azuma or paper.  [default: kl_inf]"),
-        click.option("--compressor", help="Name of a compressor.  [default: arithmetic]"),
+        click.option("--compressor", help="arithmetic or gzip, or an installed one.  [default: arithmetic]"),
         click.option("--draw_seed", "--draw-seed", type=int, help="Seed of all draws.  [default: 1234]"),
         click.option("--shared_draws", "--shared-draws", type=int, help="Models that share the draws.  [default: 1]"),
         click.option("--certificates", help="Directory for certificates.  [default: --output_path]"),

@@ -17,6 +17,7 @@ from lm_bounds.errors import CorpusError, UsageError
 
 CORPUS_ID = "local"
 _UINT16_IDS = 1 << 16
+_ENOUGH_IDS = 32  # from so many on, zeros in every second place are no chance
 
 
 def open_local(
@@ -115,4 +116,9 @@ def _map_token_file(location: Path, n_ids: int) -> TokenArray:
         tokens: TokenArray = np.memmap(location, dtype=dtype, mode="r")
     except OSError as error:
         raise CorpusError(f"{location} cannot be read: {error.strerror}; check its permissions") from error
+    if tokens.size >= _ENOUGH_IDS and not tokens[1::2].any():  # the high halves of wider integers
+        raise CorpusError(
+            f"{location}: every second id is 0, as in a file of wider integers; a tokenizer with {n_ids} ids needs "
+            f"little-endian {dtype.name} ids: write it with .astype({dtype.str!r})"
+        )
     return tokens

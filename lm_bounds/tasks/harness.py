@@ -130,8 +130,6 @@ def _check(parsed: argparse.Namespace) -> None:
         check_settings(settings, name.rpartition("_bound")[0].partition("_")[0])
     if parsed.limit is not None and not parsed.limit > 0:
         raise UsageError(f"--limit must be above 0, {parsed.limit:g} was given")
-    if settings.certificates and Path(settings.certificates).is_file():
-        raise UsageError(f"certificates cannot be written to {settings.certificates!r}, a file: name a folder")
     if (parsed.model or "hf") in _HF_BACKENDS and not model_args.get("pretrained"):
         raise UsageError("no model was given: pass pretrained=DIRECTORY or a Hub id in --model_args")
     _check_model_path(str(model_args.get("pretrained", "")))

@@ -11,7 +11,7 @@ import numpy as np
 
 from lm_bounds.certificates import Certificate, Observations, Plan, write_certificates
 from lm_bounds.errors import UsageError
-from lm_bounds.home import home
+from lm_bounds.home import certificate_root
 from lm_bounds.tasks.request import Observation
 
 # The key of the bound comes first: its aggregation concludes the run.
@@ -109,7 +109,5 @@ def window_values(observation: Observation, metric: str) -> tuple[float, ...]:
 
 def certificate_directory(plan: Plan) -> Path:
     """``<certificates>/<model>/<UTC time of the plan>``."""
-    root = plan.settings.certificates
-    base = Path(root).expanduser() if root else home() / "certificates"
     model = re.sub(r"[^A-Za-z0-9._-]+", "_", plan.model.name.rstrip("/").rpartition("/")[2]).lstrip(".") or "model"
-    return base / model / plan.created.replace(":", "-")
+    return certificate_root(plan.settings.certificates) / model / plan.created.replace(":", "-")

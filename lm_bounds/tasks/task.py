@@ -147,7 +147,15 @@ class BoundTask(Task):
 
     def _conclude(self, observations: list[Observation]) -> float:
         self._conclusion = conclude(observations, self.metric)
-        print(f"certificate: {self._conclusion.certificate.path}", file=sys.stderr)
+        certificate = self._conclusion.certificate
+        print(f"certificate: {certificate.path}", file=sys.stderr)
+        if certificate.vacuous:
+            bits, n_tokens = certificate.fields["complexity"]["bits"], certificate.fields["corpus"]["n_tokens"]
+            print(
+                f"vacuous: {bits:,.0f} bits of model for {n_tokens:,} tokens; a longer corpus or a model of fewer bits "
+                "would say more",
+                file=sys.stderr,
+            )
         return self._conclusion.values[0]
 
     def _reader(self, position: int) -> Callable[[list[Any]], float]:

@@ -131,3 +131,8 @@ def test_a_failure_leaves_nothing_behind_and_the_old_file_as_it_was(
         with pytest.raises(error):
             write_atomically(path, b"new content")
     assert [entry.read_bytes() for entry in tmp_path.iterdir()] == ([b"old"] if there_before else [])
+
+
+def test_a_certificate_prints_in_one_line(run: Any) -> None:
+    certificate = run.certificates["bpd"]
+    assert repr(certificate) == f"Certificate(bpd <= {certificate.bound:.6g}, not vacuous, {str(certificate.path)!r})"

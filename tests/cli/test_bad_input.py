@@ -168,6 +168,13 @@ def test_certificates_cannot_be_written_into_a_file(run_with: Callable[..., Any]
     assert f"{str(text_file)!r}, a file: name a folder" in run_with(**{option: text_file}).error
 
 
+def test_certificates_cannot_be_written_where_no_folder_can_be_made(
+    run_with: Callable[..., Any], text_file: Path
+) -> None:
+    words = f"certificates cannot be written to {str(text_file / 'below')!r} (Not a directory): pass another"
+    assert words in run_with(certificates=text_file / "below").error
+
+
 # What only the model, the corpus or lm-eval's own evaluator shows.
 @pytest.mark.parametrize(
     ("arguments", "words"),

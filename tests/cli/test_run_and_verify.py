@@ -124,6 +124,15 @@ def test_verification_of_many_fails_when_one_does(
     assert second.startswith("Error: missing.json: cannot be read")
 
 
+def test_verification_of_a_folder(command: Callable[..., Any], certificates: dict[str, Certificate]) -> None:
+    folder = certificates["bpd"].path.parent
+    assert command("verify", folder).out.count(": holds. ") == len(certificates)
+    assert command("verify", *sorted(folder.iterdir())).out.count(": holds. ") == len(certificates)
+    done = command("verify", folder / "local-observations.npz")
+    assert done.code == 2
+    assert "only observations were named" in done.error
+
+
 def test_verification_for_programs(
     command: Callable[..., Any], certificates: dict[str, Certificate], spoilt: Path
 ) -> None:

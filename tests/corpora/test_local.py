@@ -203,3 +203,13 @@ def test_import_is_light() -> None:
     heavy = ["torch", "transformers", "tokenizers", "lm_eval", "yaml", "tqdm", "datasets"]
     shown = subprocess.run([sys.executable, "-c", code % heavy], capture_output=True, text=True, check=True)
     assert shown.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("wider", ["<u4", "<i8"])
+def test_wider_integers_are_no_uint16(wider: str, byte_tokenizer: Any, text_dir: Path, opened: Any) -> None:
+    ids = np.random.default_rng(0).integers(1, 200, 500)
+    (text_dir / "t.bin").write_bytes(ids.astype(wider).tobytes())
+    with pytest.raises(CorpusError, match=r"every second id is 0, .* write it with \.astype\('<u2'\)"):
+        opened(text_dir / "t.bin", byte_tokenizer)
+    (text_dir / "t.bin").write_bytes(ids.astype("<u2").tobytes())
+    assert opened(text_dir / "t.bin", byte_tokenizer).n_tokens == 500

@@ -127,6 +127,14 @@ def test_certificates_go_to_the_home_where_no_place_is_named(
     assert not (tmp_path / "certificates").exists()
 
 
+@pytest.mark.parametrize(("family", "says"), [("gpt2", True), ("unigram", False)])
+def test_a_vacuous_bound_says_why(
+    family: str, says: bool, evaluate: Evaluate, tiny_lm: Callable[..., Any], capfd: pytest.CaptureFixture[str]
+) -> None:
+    evaluate("local_bpd_bound", tiny_lm(family))
+    assert bool(re.search(r"^vacuous: [\d,]+ bits of model for [\d,]+ tokens;", capfd.readouterr().err, re.M)) == says
+
+
 def test_logged_samples_are_short_and_stable(evaluate: Evaluate) -> None:
     from lm_eval.utils import handle_non_serializable
 
