@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from lm_bounds.bounds import TokenStatistics, choose_method, method_class, top_k, window_means
+from lm_bounds.bounds import TokenStatistics, choose_method, method_class, top_k, window_sums
 from lm_bounds.bounds.statistics import FloatArray, IntArray
 from lm_bounds.certificates.evidence import CorpusFacts, ModelFacts, Observations, Plan
 from lm_bounds.codelength import CodeLength, EvaluationSettings, settings_ledger
@@ -29,7 +29,7 @@ from lm_bounds.errors import UsageError, WeightsError
 from lm_bounds.home import certificate_root, check_writable, home
 from lm_bounds.sampling import Windows, draw_windows, stream_seed
 from lm_bounds.settings import Settings
-from lm_bounds.weights import Weights, check_unmeasured, read_checkpoint, read_module
+from lm_bounds.weights import check_unmeasured, read_checkpoint, read_module
 
 Progress = Callable[[str, int, int], None]  # what is done, how much of it, out of how much
 _CALIBRATION_WINDOWS = 64
@@ -88,13 +88,11 @@ class Session:
         plan: what is fixed.
         corpus: the token stream.
         scorer: of the language model.
-        weights: of the model as it was measured.
     """
 
     plan: Plan
     corpus: TokenCorpus
     scorer: Any
-    weights: Weights
 
     def observe(self, draws: Sequence[int], progress: Progress = no_progress) -> Observations:
         """Scores the certifying windows of some draw numbers, each in [0, n_windows).
@@ -122,7 +120,7 @@ class Session:
 def column_sums(plan: Plan, statistics: TokenStatistics) -> dict[str, FloatArray]:
     """Per-window sums of every column of every metric, by ``metric/column``."""
     return {
-        f"{metric}/{name}": window_means(values, statistics.window_sizes) * statistics.window_sizes
+        f"{metric}/{name}": window_sums(values, statistics.window_sizes)
         for metric, method in plan.methods.items()
         for name, values in method.columns(statistics).items()
     }
@@ -148,8 +146,7 @@ def open_session(
     check_settings(settings, corpus_id)
     scorer = make_scorer(lm, settings.context)
     check_unmeasured(lm.model)
-    weights = read_module(lm.model)
-    code = measure(weights, settings.compressor)
+    code = measure(read_module(lm.model), settings.compressor)
     corpus = open_local(
         str(settings.corpus_path),
         lm.tokenizer,
@@ -162,7 +159,7 @@ def open_session(
     pilot = _score_pilot(plan, scorer, corpus, progress)
     metrics = offered_metrics(corpus_spec(corpus_id).metrics, plan.model.n_choices)
     methods = {name: choose_method(settings.method, plan.problem(name), pilot) for name in metrics}
-    return Session(replace(plan, methods=methods), corpus, scorer, weights)
+    return Session(replace(plan, methods=methods), corpus, scorer)
 
 
 def _stream_windows(plan: Plan, corpus: TokenCorpus, stream: str, n: int) -> Windows:

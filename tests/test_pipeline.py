@@ -16,6 +16,7 @@ from lm_bounds.errors import CorpusError, ModelError, UsageError, WeightsError
 from lm_bounds.pipeline import Session, check_settings, code_length, column_sums, offered_metrics, open_session
 from lm_bounds.sampling import draw_windows
 from lm_bounds.settings import Settings
+from lm_bounds.weights import read_module
 
 Open = Callable[..., Session]
 N_WINDOWS = 24
@@ -92,7 +93,7 @@ def test_the_plan_says_what_was_evaluated(opened: Open, tiny_checkpoint: Callabl
     assert (plan.corpus.n_tokens, plan.corpus.n_documents) == (corpus.n_tokens, corpus.n_documents)
     assert list(plan.methods) == ["bpd", "top1", "top10", "top100"]
     assert plan.code.bits == code_length(tiny_checkpoint("unigram")).bits
-    assert plan.code.sha256 == session.weights.sha256()
+    assert plan.code.sha256 == read_module(session.scorer.lm.model).sha256()
 
 
 def test_a_model_in_memory_is_said_to_be_one(

@@ -10,14 +10,13 @@ from lm_bounds.bounds.losses import (
     BitsPerDimension,
     Loss,
     TopKError,
-    loss_from_dict,
     make_loss,
     top_k,
 )
 from lm_bounds.bounds.methods import METHODS, choose_method, method_class, method_from_dict
 from lm_bounds.bounds.paper import Paper, paper_bound
 from lm_bounds.bounds.protocol import Bound, Method, Problem, certify, complexity_rate
-from lm_bounds.bounds.statistics import TokenStatistics, window_means
+from lm_bounds.bounds.statistics import TokenStatistics, window_means, window_sums
 from lm_bounds.bounds.upper import (
     chernoff_kl_upper,
     hoeffding_upper,
@@ -50,7 +49,6 @@ __all__ = [
     "freedman_bound",
     "hoeffding_upper",
     "kl_inf_upper",
-    "loss_from_dict",
     "make_loss",
     "method_class",
     "method_from_dict",
@@ -59,4 +57,5 @@ __all__ = [
     "two_point_upper",
     "vacuous_at",
     "window_means",
+    "window_sums",
 ]

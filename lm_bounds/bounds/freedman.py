@@ -19,15 +19,20 @@ import numpy.typing as npt
 
 from lm_bounds.bounds.base import SampledMethod
 from lm_bounds.bounds.protocol import Columns, Problem, complexity_rate, constant_failure_probs
-from lm_bounds.bounds.search import Point, level_rate, minimise_on_grid, sampling_upper
+from lm_bounds.bounds.search import (
+    PILOT_TOKENS,
+    SMOOTHING_STARTS,
+    Point,
+    level_rate,
+    minimise_on_grid,
+    sampling_upper,
+)
 from lm_bounds.bounds.statistics import FloatArray, TokenStatistics, window_means
 from lm_bounds.errors import UsageError
 
 N_CENTRES = 1 << 8  # y0 = l_max k/255: 8 bits
 N_SLOPES = 1 << 8  # y1 = 2 k/255: 8 bits
 STEP_GRID: tuple[float, ...] = tuple(2.0 ** (-(k + 1) / 4) for k in range(64))  # s: 6 bits, from 0.84 to 1.5e-5
-_PILOT_TOKENS = 1 << 14
-_SMOOTHING_STARTS = (8, 24, 56, 96, 160)
 
 
 def freedman_bound(losses: npt.ArrayLike, centres: npt.ArrayLike, scale: float, rate: float, step: float) -> float:
@@ -92,9 +97,9 @@ class Freedman(SampledMethod):
 
         smoothed = problem.metric == "bpd"
         sizes = [N_CENTRES, N_SLOPES, len(STEP_GRID)] + ([len(cls.smoothing_grid)] if smoothed else [])
-        axes = [(0, 16, 64), range(0, N_SLOPES, 64), (0, 4, 8, 16, 32)] + ([_SMOOTHING_STARTS] if smoothed else [])
+        axes = [(0, 16, 64), range(0, N_SLOPES, 64), (0, 4, 8, 16, 32)] + ([SMOOTHING_STARTS] if smoothed else [])
         starts: list[Point] = list(product(*axes))
-        thinned = pilot.thinned(_PILOT_TOKENS)
+        thinned = pilot.thinned(PILOT_TOKENS)
         point, _ = minimise_on_grid(lambda at: fit(at, thinned)[1], sizes, starts)
         return fit(point, pilot)[0]
 

@@ -29,15 +29,20 @@ import numpy as np
 from lm_bounds.bounds.base import SampledMethod
 from lm_bounds.bounds.losses import make_loss
 from lm_bounds.bounds.protocol import Columns, Problem, complexity_rate, constant_failure_probs
-from lm_bounds.bounds.search import Point, level_rate, minimise_on_grid, sampling_upper
+from lm_bounds.bounds.search import (
+    PILOT_TOKENS,
+    SMOOTHING_STARTS,
+    Point,
+    level_rate,
+    minimise_on_grid,
+    sampling_upper,
+)
 from lm_bounds.bounds.statistics import FloatArray, TokenStatistics, window_means
 from lm_bounds.bounds.upper import log_ratio
 from lm_bounds.errors import UsageError
 
 N_MARGINS = 1 << 16  # b = l_max (1 + 2^(-12 + 36 k/65535)): 16 bits
 N_SLOPES = 1 << 8  # c1 = 2 k/255: 8 bits
-_PILOT_TOKENS = 1 << 14  # the search looks at about so many tokens of the pilot
-_SMOOTHING_STARTS = (8, 24, 56, 96, 160)
 _LARGEST_EXPONENT = 700.0
 
 
@@ -89,11 +94,11 @@ class KlInf(SampledMethod):
     @classmethod
     def choose(cls, problem: Problem, pilot: TokenStatistics) -> KlInf:
         """The grid points with the lowest whole bound predicted on the pilot; then t and the sampling ceiling."""
-        search = _PilotSearch(problem, pilot.thinned(_PILOT_TOKENS))
+        search = _PilotSearch(problem, pilot.thinned(PILOT_TOKENS))
         sizes = [N_MARGINS, N_SLOPES]
         axes: list[Sequence[int]] = [range(4096, N_MARGINS, 8192), range(0, N_SLOPES, 64)]
         if problem.metric == "bpd":
-            sizes, axes = [*sizes, len(cls.smoothing_grid)], [*axes, _SMOOTHING_STARTS]
+            sizes, axes = [*sizes, len(cls.smoothing_grid)], [*axes, SMOOTHING_STARTS]
         # First with b where it is as a changes, for l_max is only one of the things that b has to fit; then freely.
         start, _ = minimise_on_grid(lambda at: search.fit(_same_offset(at, problem))[1], sizes, list(product(*axes)))
         point, _ = minimise_on_grid(lambda at: search.fit(at)[1], sizes, [_same_offset(start, problem)])

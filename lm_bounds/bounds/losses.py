@@ -6,7 +6,6 @@ Grids are written down here, before any corpus is seen; choosing one of their po
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -133,8 +132,3 @@ def top_k(metric: str) -> int:
     if metric.startswith("top") and metric[3:].isdecimal():
         return int(metric[3:])
     raise UsageError(f"unknown metric {metric!r}: use one of {', '.join(METRICS)}")
-
-
-def loss_from_dict(fields: Mapping[str, Any]) -> Loss:
-    """The inverse of ``to_dict``."""
-    return make_loss(str(fields["metric"]), int(fields["vocab_size"]), fields.get("smoothing"))

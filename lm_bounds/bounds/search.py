@@ -15,6 +15,8 @@ from lm_bounds.bounds.statistics import FloatArray
 from lm_bounds.bounds.upper import kl_inf_upper
 
 Point = tuple[int, ...]
+PILOT_TOKENS = 1 << 14  # a search looks at about so many tokens of the pilot
+SMOOTHING_STARTS = (8, 24, 56, 96, 160)  # indices of a where searches begin
 _SEARCHES = 3
 
 

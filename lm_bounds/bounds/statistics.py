@@ -78,6 +78,14 @@ def window_means(values: npt.ArrayLike, window_sizes: IntArray) -> FloatArray:
     >>> window_means([1.0, 3.0, 5.0], np.array([2, 1]))
     array([2., 5.])
     """
+    return np.asarray(window_sums(values, window_sizes) / window_sizes, dtype=np.float64)
+
+
+def window_sums(values: npt.ArrayLike, window_sizes: IntArray) -> FloatArray:
+    """Sum of per-token ``values`` over each window, in float64.
+
+    >>> window_sums([1.0, 3.0, 5.0], np.array([2, 1]))
+    array([4., 5.])
+    """
     starts = np.cumsum(window_sizes) - window_sizes
-    sums = np.add.reduceat(np.asarray(values, dtype=np.float64), starts)
-    return np.asarray(sums / window_sizes, dtype=np.float64)
+    return np.asarray(np.add.reduceat(np.asarray(values, dtype=np.float64), starts), dtype=np.float64)

@@ -23,7 +23,7 @@ from lm_bounds.bounds import (
     choose_method,
     method_from_dict,
     vacuous_at,
-    window_means,
+    window_sums,
 )
 from lm_bounds.certificates import (
     Certificate,
@@ -123,7 +123,7 @@ def _run(directory: Path, model: ModelFacts = MODEL, n_windows: int = WINDOWS, *
     windows = draw_windows(corpus, n_windows, CONTEXT, plan.certify_seed())
     seen = _score(windows)
     sums = {
-        f"{metric}/{name}": window_means(values, seen.window_sizes) * seen.window_sizes
+        f"{metric}/{name}": window_sums(values, seen.window_sizes)
         for metric, method in methods.items()
         for name, values in method.columns(seen).items()
     }
