@@ -24,7 +24,7 @@ from lm_bounds.bounds.statistics import FloatArray, IntArray
 from lm_bounds.certificates.evidence import CorpusFacts, ModelFacts, Observations, Plan
 from lm_bounds.codelength import CodeLength, EvaluationSettings, settings_ledger
 from lm_bounds.compressors import get_compressor, measure
-from lm_bounds.corpora import TokenCorpus, corpus_spec, locate_source, open_local
+from lm_bounds.corpora import Corpus, check_source, corpus_spec, open_corpus
 from lm_bounds.errors import UsageError, WeightsError
 from lm_bounds.home import certificate_root, check_writable, home
 from lm_bounds.sampling import Windows, draw_windows, stream_seed
@@ -61,13 +61,11 @@ def check_settings(settings: Settings, corpus_id: str) -> None:
             written.
         CorpusError: for a path that does not exist.
     """
-    corpus_spec(corpus_id)
+    spec = corpus_spec(corpus_id)
     if not get_compressor(settings.compressor).exact:
         raise UsageError(f"compressor {settings.compressor!r} estimates: use one whose size a decoder can read")
     method_class(settings.method)
-    if settings.corpus_path is None:
-        raise UsageError(f"corpus {corpus_id!r} needs its place: pass corpus_path=FILE-OR-FOLDER in --metadata")
-    locate_source(settings.corpus_path)
+    check_source(spec, settings.corpus_path)
     check_writable(certificate_root(settings.certificates))
 
 
@@ -91,7 +89,7 @@ class Session:
     """
 
     plan: Plan
-    corpus: TokenCorpus
+    corpus: Corpus
     scorer: Any
 
     def observe(self, draws: Sequence[int], progress: Progress = no_progress) -> Observations:
@@ -105,7 +103,7 @@ class Session:
         windows = Windows(drawn.token_index[numbers], drawn.start[numbers], drawn.stop[numbers])
         sums: dict[str, FloatArray] = {}
         done = 0
-        for rows, statistics in self.scorer.score(self.corpus.tokens, windows):
+        for rows, statistics in self.scorer.score(self.corpus.read, windows):
             for name, values in column_sums(plan, statistics).items():
                 sums.setdefault(name, np.full(len(numbers), np.nan))[rows] = values
             done += len(rows)
@@ -147,8 +145,9 @@ def open_session(
     scorer = make_scorer(lm, settings.context)
     check_unmeasured(lm.model)
     code = measure(read_module(lm.model), settings.compressor)
-    corpus = open_local(
-        str(settings.corpus_path),
+    corpus = open_corpus(
+        corpus_spec(corpus_id),
+        settings.corpus_path,
         lm.tokenizer,
         end_of_text_id=lm.eot_token_id,
         n_logits=scorer.vocab_size,
@@ -162,25 +161,25 @@ def open_session(
     return Session(replace(plan, methods=methods), corpus, scorer)
 
 
-def _stream_windows(plan: Plan, corpus: TokenCorpus, stream: str, n: int) -> Windows:
+def _stream_windows(plan: Plan, corpus: Corpus, stream: str, n: int) -> Windows:
     seed = stream_seed(stream, plan.settings.draw_seed, plan.corpus.sha256)
     return draw_windows(corpus, n, plan.model.context, seed)
 
 
-def _probe(plan: Plan, corpus: TokenCorpus) -> IntArray:
+def _probe(plan: Plan, corpus: Corpus) -> IntArray:
     """The longest calibration window, repeated up to the largest length that can come up."""
     windows = _stream_windows(plan, corpus, "calibration", _CALIBRATION_WINDOWS)
     longest = int(np.argmax(windows.stop - windows.start))
-    tokens = np.asarray(corpus.tokens[windows.start[longest] : windows.stop[longest]], np.int64)
+    tokens = corpus.read(int(windows.start[longest]), int(windows.stop[longest]))
     return np.resize(tokens, plan.model.context)
 
 
-def _score_pilot(plan: Plan, scorer: Any, corpus: TokenCorpus, progress: Progress) -> TokenStatistics:
+def _score_pilot(plan: Plan, scorer: Any, corpus: Corpus, progress: Progress) -> TokenStatistics:
     n_pilot = plan.settings.n_pilot
     windows = _stream_windows(plan, corpus, "pilot", n_pilot)
     parts: list[TokenStatistics] = []
     done = 0
-    for rows, statistics in scorer.score(corpus.tokens, windows):
+    for rows, statistics in scorer.score(corpus.read, windows):
         parts.append(statistics)
         done += len(rows)
         progress("scoring the pilot", done, n_pilot)
@@ -189,9 +188,7 @@ def _score_pilot(plan: Plan, scorer: Any, corpus: TokenCorpus, progress: Progres
     )
 
 
-def _unchosen_plan(
-    lm: Any, scorer: Any, corpus: TokenCorpus, code: CodeLength, settings: Settings, n_windows: int
-) -> Plan:
+def _unchosen_plan(lm: Any, scorer: Any, corpus: Corpus, code: CodeLength, settings: Settings, n_windows: int) -> Plan:
     model = _model_facts(lm, scorer)
     facts = CorpusFacts(
         corpus_id=corpus.corpus_id,

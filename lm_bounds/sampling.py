@@ -20,7 +20,7 @@ from lm_bounds.errors import UsageError
 
 IntArray: TypeAlias = np.ndarray[Any, np.dtype[np.int64]]
 
-STREAMS = ("calibration", "pilot", "certify")
+STREAMS = ("calibration", "pilot", "certify", "corpus")
 _SEED_BITS = 128
 _RAW_BITS = 64
 _MAX_TOKENS = 1 << 63
@@ -74,7 +74,7 @@ def stream_seed(stream: str, *parts: object) -> int:
     ``["lm-bounds/draws/1", stream, parts]``, so other streams and parts with other JSON give unrelated draws.
 
     Args:
-        stream: ``"calibration"``, ``"pilot"`` or ``"certify"``.
+        stream: ``"calibration"``, ``"pilot"``, ``"certify"``, or ``"corpus"`` for corpora that are made from a seed.
         parts: whatever the draws must depend on; strings, numbers, None, lists and dicts of them.
 
     Raises:

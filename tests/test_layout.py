@@ -25,8 +25,8 @@ ROOMS = (
     "codelength",
     "calculator",
     "settings",
-    "corpora",
     "sampling",
+    "corpora",
     "weights",
     "compressors",
     "scoring",
@@ -40,7 +40,7 @@ ROOMS = (
 
 # The libraries that a room may import, at the top of a file or inside a function; any room may import numpy.
 LIBRARIES = {
-    "corpora": {"tqdm", "yaml"},
+    "corpora": {"tokenizers", "tqdm", "transformers", "yaml"},
     "weights": {"accelerate", "torch", "transformers"},
     "scoring": {"torch"},
     "tasks": {"lm_eval", "tqdm", "transformers"},

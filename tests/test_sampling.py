@@ -186,7 +186,7 @@ def test_seed_refuses_what_has_no_canonical_form(part: object) -> None:
 
 
 def test_unknown_stream() -> None:
-    with pytest.raises(UsageError, match="one of calibration, pilot, certify, given 'train'"):
+    with pytest.raises(UsageError, match="one of calibration, pilot, certify, corpus, given 'train'"):
         stream_seed("train")
 
 

@@ -26,7 +26,7 @@ class CorpusFacts:
         source: what the user pointed at.
         n_tokens: m.
         n_tokens_kind: ``exact``, ``declared`` or ``lower_bound``.
-        n_documents: documents that hold these tokens.
+        n_documents: documents that hold these tokens, None where they were not counted.
         sha256: of the token stream and the document starts.
         tokenizer_sha256: of the tokenizer that made them.
         end_of_text_id: the token that ends a document, None where there is none.
@@ -37,7 +37,7 @@ class CorpusFacts:
     source: str
     n_tokens: int
     n_tokens_kind: str
-    n_documents: int
+    n_documents: int | None
     sha256: str
     tokenizer_sha256: str
     end_of_text_id: int | None

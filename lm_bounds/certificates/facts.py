@@ -17,7 +17,7 @@ REFERENCE_MACHINE = (
 )
 
 _WHOLE_NUMBERS = {
-    "corpus": ("n_tokens", "n_documents", "n_metrics"),
+    "corpus": ("n_tokens", "n_metrics"),
     "model": ("vocab_size", "n_choices", "context", "batch_size"),
     "settings": ("windows", "shared_draws"),
     "sample": ("windows", "scored_tokens", "pilot"),
@@ -47,6 +47,9 @@ def type_failures(fields: Mapping[str, Any]) -> Iterator[str]:
                 value = fields[part][name]
                 if type(value) is not kind or (type(value) is int and value < 1):
                     yield f"{part}.{name} is not {what}"
+    n_documents = fields["corpus"]["n_documents"]
+    if n_documents is not None and (type(n_documents) is not int or n_documents < 1):
+        yield "corpus.n_documents is neither a whole number of at least 1 nor null"
     if fields["corpus"]["is_training_data"] not in ("yes", "no", "unknown"):
         yield "corpus.is_training_data is none of yes, no, unknown"
 
@@ -79,7 +82,7 @@ def fact_failures(fields: Mapping[str, Any], observations: Observations) -> Iter
     corpus, model, settings, sample = (fields[name] for name in ("corpus", "model", "settings", "sample"))
     if fields["claim"]["corpus"] != corpus["id"]:
         yield "claim.corpus is not the corpus"
-    if corpus["n_documents"] > corpus["n_tokens"]:
+    if corpus["n_documents"] is not None and corpus["n_documents"] > corpus["n_tokens"]:
         yield "corpus.n_documents is above corpus.n_tokens"
     if len({name.partition("/")[0] for name in observations.sums}) > corpus["n_metrics"]:
         yield "corpus.n_metrics is smaller than the number of metrics that were observed"

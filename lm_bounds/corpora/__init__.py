@@ -1,18 +1,26 @@
 """What a corpus is, which corpora are registered, and the readers of each storage layout."""
 
-from lm_bounds.corpora.local import locate_source, open_local
-from lm_bounds.corpora.protocol import TokenCorpus, Tokenizer
+from lm_bounds.corpora.local import open_local
+from lm_bounds.corpora.number_text import number_tokenizer
+from lm_bounds.corpora.opening import check_source, open_corpus, parameters
+from lm_bounds.corpora.protocol import Corpus, TokenCorpus, Tokenizer
 from lm_bounds.corpora.registry import CorpusSpec, corpus_spec, corpus_specs, read_registry
+from lm_bounds.corpora.synthetic import SyntheticCorpus
 from lm_bounds.corpora.tokenizer_hash import tokenizer_sha256
 
 __all__ = [
+    "Corpus",
     "CorpusSpec",
+    "SyntheticCorpus",
     "TokenCorpus",
     "Tokenizer",
+    "check_source",
     "corpus_spec",
     "corpus_specs",
-    "locate_source",
+    "number_tokenizer",
+    "open_corpus",
     "open_local",
+    "parameters",
     "read_registry",
     "tokenizer_sha256",
 ]

@@ -23,6 +23,71 @@ class Tokenizer(Protocol):
     def __call__(self, text: list[str], *, add_special_tokens: bool, verbose: bool) -> Any: ...
 
 
+class Corpus(Protocol):
+    """One token sequence ``x_1 .. x_m`` whose documents partition it, wherever its tokens are."""
+
+    @property
+    def corpus_id(self) -> str:
+        """Its id in the registry."""
+        ...
+
+    @property
+    def source(self) -> str:
+        """What the user pointed at, or what it is made from."""
+        ...
+
+    @property
+    def n_tokens(self) -> int:
+        """``m``, the number of tokens."""
+        ...
+
+    @property
+    def n_tokens_kind(self) -> str:
+        """How ``n_tokens`` is known: ``exact``, ``declared`` or ``lower_bound``."""
+        ...
+
+    @property
+    def n_documents(self) -> int | None:
+        """The number of documents, None where they were not counted."""
+        ...
+
+    @property
+    def tokenizer_sha256(self) -> str:
+        """Hash of the tokenizer whose ids these are."""
+        ...
+
+    @property
+    def end_of_text_id(self) -> int | None:
+        """The id that ends a document; None where there is none."""
+        ...
+
+    def sha256(self) -> str:
+        """Hash of what the tokens and documents are."""
+        ...
+
+    def document_bounds(self, token_index: IntArray) -> tuple[IntArray, IntArray]:
+        """``[start, stop)`` of the documents that hold these tokens."""
+        ...
+
+    def read(self, start: int, stop: int) -> IntArray:
+        """Tokens ``start .. stop - 1``, int64."""
+        ...
+
+
+def check_token_indices(token_index: IntArray, n_tokens: int) -> IntArray:
+    """The indices as int64.
+
+    Raises:
+        UsageError: an index is not an integer or not in ``[0, n_tokens)``.
+    """
+    index = np.asarray(token_index)
+    if index.dtype.kind not in "iu":
+        raise UsageError(f"token indices must be integers, given {index.dtype}")
+    if index.size and (index.min() < 0 or index.max() >= n_tokens):
+        raise UsageError(f"token indices must be in [0, {n_tokens}), given {index.min()} to {index.max()}")
+    return index.astype(np.int64)
+
+
 @dataclass(frozen=True, eq=False)
 class TokenCorpus:
     """One token sequence ``x_1 .. x_m`` whose documents partition it.
@@ -109,12 +174,12 @@ class TokenCorpus:
         >>> corpus.document_bounds(np.array([3, 0]))
         (array([3, 0]), array([4, 3]))
         """
-        index = np.asarray(token_index)
-        if index.dtype.kind not in "iu":
-            raise UsageError(f"token indices must be integers, given {index.dtype}")
-        if index.size and (index.min() < 0 or index.max() >= self.n_tokens):
-            raise UsageError(f"token indices must be in [0, {self.n_tokens}), given {index.min()} to {index.max()}")
-        following = np.searchsorted(self.document_starts, index.astype(np.int64), side="right")
+        index = check_token_indices(token_index, self.n_tokens)
+        following = np.searchsorted(self.document_starts, index, side="right")
         last = following == self.n_documents
         stop = np.where(last, self.n_tokens, self.document_starts[np.where(last, 0, following)])
         return self.document_starts[following - 1], stop
+
+    def read(self, start: int, stop: int) -> IntArray:
+        """Tokens ``start .. stop - 1``, int64; nothing else of a memory map is read."""
+        return np.asarray(self.tokens[start:stop], dtype=np.int64)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass, fields
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from lm_bounds.errors import CorpusError, UsageError
 ENTRY_POINT_GROUP = "lm_bounds.corpora"
 METRICS = ("bpd", "top1", "top10", "top100")
 N_TOKENS_KINDS = ("exact", "declared", "lower_bound")
+LAYOUTS = ("files", "structured", "random")
 _BUILT_IN = Path(__file__).with_name("registry.yaml")
 _ID = re.compile(r"[a-z][a-z0-9_]*")
 
@@ -27,12 +28,15 @@ class CorpusSpec:
         id: its name in tasks and options: lower-case letters, digits and underscores.
         title: a name for people, one line.
         description: what it is, in a sentence.
+        layout: how its tokens are had: ``files`` of text or tokens that the user names, or ``structured`` and
+            ``random`` sequences that are made where they are read.
         metrics: the metrics it offers, out of ``bpd``, ``top1``, ``top10``, ``top100``.
         n_tokens_kind: how its number of tokens is known: ``exact``, ``declared`` or ``lower_bound``.
         document_rule: where its documents begin and end.
         end_of_text_rule: which end-of-text tokens are part of the token sequence.
         licence: under which terms it may be used.
         caveats: what a reader of a bound on it should know; may be empty.
+        parameters: of the layout, e.g. the seed and the grammar of sequences; ``files`` has none.
 
     Raises:
         CorpusError: a field is not of its type or not in its range.
@@ -41,12 +45,14 @@ class CorpusSpec:
     id: str
     title: str
     description: str
+    layout: str
     metrics: tuple[str, ...]
     n_tokens_kind: str
     document_rule: str
     end_of_text_rule: str
     licence: str
     caveats: tuple[str, ...]
+    parameters: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name in ("id", "title", "description", "document_rule", "end_of_text_rule", "licence"):
@@ -55,6 +61,10 @@ class CorpusSpec:
                 self._refuse(name, "a non-empty string", value)
         if not _ID.fullmatch(self.id):
             self._refuse("id", "lower-case letters, digits and underscores, a letter first", self.id)
+        if self.layout not in LAYOUTS:
+            self._refuse("layout", f"one of {', '.join(LAYOUTS)}", self.layout)
+        if not isinstance(self.parameters, Mapping) or (self.parameters and self.layout == "files"):
+            self._refuse("parameters", "a mapping, empty for files", self.parameters)
         if self.n_tokens_kind not in N_TOKENS_KINDS:
             self._refuse("n_tokens_kind", f"one of {', '.join(N_TOKENS_KINDS)}", self.n_tokens_kind)
         if not _is_strings(self.metrics) or not self.metrics or not set(self.metrics) <= set(METRICS):
@@ -101,7 +111,7 @@ def corpus_spec(corpus_id: str) -> CorpusSpec:
 
     >>> corpus_spec("locale")
     Traceback (most recent call last):
-    lm_bounds.errors.UsageError: unknown corpus 'locale'; did you mean 'local'? Registered: local
+    lm_bounds.errors.UsageError: unknown corpus 'locale'; did you mean 'local'? Registered: local, random, structured
     """
     specs = corpus_specs()
     if corpus_id in specs:
@@ -112,7 +122,7 @@ def corpus_spec(corpus_id: str) -> CorpusSpec:
 
 
 def read_registry(path: Path) -> dict[str, CorpusSpec]:
-    """The corpora of a YAML file: a list of mappings with exactly the fields of ``CorpusSpec``.
+    """The corpora of a YAML file: a list of mappings with the fields of ``CorpusSpec``, all but ``parameters`` required.
 
     Raises:
         CorpusError: the file cannot be read, or an entry has an unknown, missing or malformed field.
@@ -137,9 +147,9 @@ def read_registry(path: Path) -> dict[str, CorpusSpec]:
 def _spec_from_entry(entry: object, where: str) -> CorpusSpec:
     if not isinstance(entry, dict):
         raise CorpusError(f"{where} must be a mapping, found {type(entry).__name__}")
-    wanted = {field.name for field in fields(CorpusSpec)}
+    wanted = {each.name for each in fields(CorpusSpec)}
     unknown = sorted(str(name) for name in entry if name not in wanted)
-    missing = sorted(wanted - set(entry))
+    missing = sorted(wanted - set(entry) - {"parameters"})
     if unknown or missing:
         found = f"missing: {', '.join(missing) or 'none'}; unknown: {', '.join(unknown) or 'none'}"
         raise CorpusError(f"{where} must have exactly the fields of CorpusSpec; {found}")

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from lm_bounds.bounds import TokenStatistics
@@ -57,17 +56,19 @@ class HFScorer:
             raise ModelError("the model does not give one row of logits per token: use a causal language model")
         return logits
 
-    def score(self, tokens: npt.NDArray[Any], windows: Windows) -> Iterator[tuple[IntArray, TokenStatistics]]:
+    def score(
+        self, read: Callable[[int, int], IntArray], windows: Windows
+    ) -> Iterator[tuple[IntArray, TokenStatistics]]:
         """Batches of (window numbers, statistics), longest windows first.
 
         Args:
-            tokens: the corpus' token ids; only the windows' slices are read.
+            read: ``read(start, stop)`` gives these tokens of the corpus; it is called for each window.
             windows: their start and stop.
         """
         order = np.argsort(windows.start - windows.stop, kind="stable")
         for first in range(0, len(order), self.batch_size):
             numbers = order[first : first + self.batch_size]
-            batch = [np.asarray(tokens[windows.start[j] : windows.stop[j]], dtype=np.int64) for j in numbers]
+            batch = [read(int(windows.start[j]), int(windows.stop[j])) for j in numbers]
             yield numbers, self.score_batch(batch)
 
     def score_batch(self, windows: list[IntArray], contexts: list[IntArray] | None = None) -> TokenStatistics:

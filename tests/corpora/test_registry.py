@@ -18,12 +18,14 @@ FIELDS: dict[str, Any] = {
     "id": "tales",
     "title": "Tales",
     "description": "Tales of old.",
+    "layout": "files",
     "metrics": ["bpd", "top1"],
     "n_tokens_kind": "declared",
     "document_rule": "A tale is a document.",
     "end_of_text_rule": "None.",
     "licence": "CC0",
     "caveats": [],
+    "parameters": {},
 }
 
 
@@ -57,6 +59,9 @@ def test_miss_has_the_nearest_name() -> None:
 
 def test_registry_round_trip(tmp_path: Path) -> None:
     assert read_registry(written(tmp_path, [FIELDS])) == {"tales": spec()}
+    assert read_registry(written(tmp_path, [{k: v for k, v in FIELDS.items() if k != "parameters"}])) == {
+        "tales": spec()
+    }
     assert asdict(spec()).keys() == FIELDS.keys()
 
 
@@ -98,6 +103,9 @@ def test_missing_registry(tmp_path: Path) -> None:
         ("licence", None),
         ("n_tokens_kind", "roughly"),
         ("n_tokens_kind", ["exact"]),
+        ("layout", "tape"),
+        ("parameters", {"seed": 3}),
+        ("parameters", None),
         ("metrics", ()),
         ("metrics", ("bpd", "bpd")),
         ("metrics", ("perplexity",)),

@@ -1,0 +1,94 @@
+"""Opens a registered corpus for a language model, whatever its layout."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lm_bounds.corpora.local import locate_source, open_local
+from lm_bounds.corpora.number_text import check_number_tokenizer
+from lm_bounds.corpora.protocol import Corpus, Tokenizer
+from lm_bounds.corpora.registry import CorpusSpec
+from lm_bounds.corpora.synthetic import SyntheticCorpus, SyntheticParameters, synthetic_parameters
+from lm_bounds.corpora.tokenizer_hash import tokenizer_sha256
+from lm_bounds.errors import CorpusError, UsageError
+
+
+def check_source(spec: CorpusSpec, path: str | None) -> None:
+    """Refuses what can be known to be wrong before there is a tokenizer.
+
+    Raises:
+        UsageError: the corpus needs a path and none was given.
+        CorpusError: the path does not exist, or does not hold what the corpus needs.
+    """
+    if spec.layout != "files":
+        parameters(spec, path)
+    elif path is None:
+        raise UsageError(f"corpus {spec.id!r} needs its place: pass corpus_path=FILE-OR-FOLDER in --metadata")
+    else:
+        locate_source(path)
+
+
+def open_corpus(
+    spec: CorpusSpec,
+    path: str | None,
+    tokenizer: Tokenizer,
+    *,
+    end_of_text_id: int | None,
+    n_logits: int | None,
+    cache_dir: Path,
+) -> Corpus:
+    """The corpus as one sequence of the tokens of a language model.
+
+    Args:
+        spec: of the registry.
+        path: for ``files`` the text or tokens; for sequences a YAML file of parameters in place of the registry's, or
+            None.
+        tokenizer: the tokenizer of the language model.
+        end_of_text_id: the id that ends a document of text; None where the model has none.
+        n_logits: number of logits of the language model, above every id; None where it is not known.
+        cache_dir: folder for the tokens of text, made where it is missing.
+
+    Raises:
+        CorpusError: the corpus cannot be read, or not with this tokenizer.
+        UsageError: an argument is missing or out of range.
+    """
+    check_source(spec, path)
+    if spec.layout == "files":
+        return open_local(str(path), tokenizer, end_of_text_id=end_of_text_id, n_logits=n_logits, cache_dir=cache_dir)
+    check_number_tokenizer(tokenizer, spec.id)
+    return SyntheticCorpus(spec.id, parameters(spec, path), tokenizer_sha256(tokenizer))
+
+
+def parameters(spec: CorpusSpec, path: str | None = None) -> SyntheticParameters:
+    """The parameters of a corpus of sequences: the registry's, those in a YAML file before them.
+
+    Raises:
+        CorpusError: the file cannot be read, or a parameter is unknown or malformed.
+    """
+    return synthetic_parameters(spec.layout, _merged(spec.parameters, {} if path is None else _read(path)))
+
+
+def _read(path: str) -> Mapping[str, Any]:
+    import yaml  # type: ignore[import-untyped, unused-ignore]
+
+    location, is_folder = locate_source(path)
+    if is_folder:
+        raise CorpusError(f"{path} is a folder; name a YAML file with parameters of the sequences, or leave it out")
+    try:
+        given = yaml.safe_load(location.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise CorpusError(f"{path} cannot be read as YAML: {error}") from error
+    if not isinstance(given, dict):
+        raise CorpusError(f"{path} must be a YAML mapping of parameters, found {type(given).__name__}")
+    return given
+
+
+def _merged(defaults: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """The defaults, overridden at every depth."""
+    merged = {**defaults, **given}
+    for name, value in defaults.items():
+        if isinstance(value, Mapping) and isinstance(given.get(name), Mapping):
+            merged[name] = _merged(value, given[name])
+    return merged

@@ -1,0 +1,315 @@
+"""Corpora that are never stored: rows of integer sequences, each made from a seed and its own number alone.
+
+A row is a fixed number of tokens: sequences of integers one after another, each a document of its own, the last one cut
+at the row's end. So token t lies in row t // row_tokens, and a corpus of 10^12 tokens costs nothing until it is drawn
+from.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Literal, Protocol
+
+import numpy as np
+
+from lm_bounds.corpora.expressions import (
+    Grammar,
+    distinct_integers,
+    grammar_from_dict,
+    numbers_of_an_expression,
+    random_sequences,
+)
+from lm_bounds.corpora.number_text import number_tokens
+from lm_bounds.corpora.protocol import check_token_indices
+from lm_bounds.corpora.token_stream import IntArray
+from lm_bounds.errors import CorpusError, UsageError
+from lm_bounds.sampling import stream_seed, uniform_indices
+
+_KEPT_ROWS = 1 << 15
+_HASHED_ROWS = 4
+_EXPRESSIONS_AT_FIRST = 24
+_MOST_EXPRESSIONS = 1 << 20
+
+Row = tuple["np.ndarray[Any, np.dtype[np.uint16]]", IntArray]  # tokens, starts of the documents
+
+
+class Process(Protocol):
+    """What makes the integers of a row."""
+
+    @property
+    def terms(self) -> int:
+        """Integers of a document."""
+        ...
+
+    def integers(self, seeds: list[int], n_tokens: int) -> list[IntArray]:
+        """For each seed, integers that are at least ``n_tokens`` tokens together, whole documents of them."""
+        ...
+
+
+@dataclass(frozen=True)
+class StructuredProcess:
+    """Independent documents, each the sequence of a random expression; those that do not count are drawn again.
+
+    Args:
+        grammar: of the expressions.
+    """
+
+    grammar: Grammar
+
+    @property
+    def terms(self) -> int:
+        """Integers of a document."""
+        return self.grammar.terms
+
+    def integers(self, seeds: list[int], n_tokens: int) -> list[IntArray]:
+        """For each seed, integers that are at least ``n_tokens`` tokens together, whole documents of them.
+
+        Raises:
+            CorpusError: when the grammar has (almost) no sequence that counts.
+        """
+        n_expressions, found = _EXPRESSIONS_AT_FIRST, dict.fromkeys(seeds, np.empty(0, dtype=np.int64))
+        missing = list(found)
+        n_numbers, n_values = numbers_of_an_expression(self.grammar)
+        while missing:
+            if n_expressions > _MOST_EXPRESSIONS:
+                raise CorpusError(
+                    "the grammar has too few sequences that count: allow a larger value or more operators"
+                )
+            # the first draws of a seed stay the first when more are drawn
+            drawn = [uniform_indices(n_expressions * n_numbers, n_values, seed) for seed in missing]
+            sequences = random_sequences(self.grammar, np.concatenate(drawn).reshape(-1, n_numbers))
+            kept = self.grammar.counts(sequences).reshape(len(missing), -1)
+            for row, seed in enumerate(missing):
+                found[seed] = sequences[row * n_expressions : (row + 1) * n_expressions][kept[row]].ravel()
+            missing = [seed for seed in missing if _n_tokens(found[seed]) < n_tokens]
+            n_expressions *= 2
+        return [found[seed] for seed in seeds]
+
+
+@dataclass(frozen=True)
+class RandomProcess:
+    """Independent integers, uniform on those that occur in the sequences of a grammar.
+
+    Args:
+        grammar: whose integers are the alphabet; a document has as many terms.
+    """
+
+    grammar: Grammar
+
+    @property
+    def terms(self) -> int:
+        """Integers of a document."""
+        return self.grammar.terms
+
+    @cached_property
+    def alphabet(self) -> IntArray:
+        """The integers, increasing."""
+        return distinct_integers(self.grammar)
+
+    def integers(self, seeds: list[int], n_tokens: int) -> list[IntArray]:
+        """For each seed, integers that are at least ``n_tokens`` tokens together, whole documents of them."""
+        # an integer is at least a digit and a delimiter
+        n = self.terms * -(-n_tokens // (2 * self.terms))
+        return [self.alphabet[uniform_indices(n, len(self.alphabet), seed)] for seed in seeds]
+
+    def entropy_rate(self, row_tokens: int) -> float:
+        """Expected conditional entropy of a token given all tokens before it, in bits per token, exactly.
+
+            (1/T) sum_{t<T} P(an integer starts at t) sum_{j<T-t} h_j
+
+        with T = row_tokens and h_j the entropy of an integer's token j given those before it (0 past its end). No
+        model's expected loss per token is below it.
+
+        >>> one_digit_of_ten = RandomProcess(Grammar(constants=(), max_operators=0, terms=10))
+        >>> round(one_digit_of_ten.entropy_rate(1000), 12) == round(math.log2(10) / 2, 12)
+        True
+        """
+        tokens, ends = number_tokens(self.alphabet)
+        sizes = np.diff(ends, prepend=0)
+        n, longest = len(sizes), int(sizes.max())
+        table = np.full((n, longest), -1, dtype=np.int64)  # -1: past the end
+        table[np.arange(longest) < sizes[:, None]] = tokens
+        prefix_entropy = [0.0]  # H of the first j tokens
+        for j in range(1, longest + 1):
+            counts = np.unique(table[:, :j], axis=0, return_counts=True)[1]
+            prefix_entropy.append(float(math.log2(n) - (counts * np.log2(counts)).sum() / n))
+        share_of_size = np.bincount(sizes) / n
+        starts = np.zeros(row_tokens)
+        starts[0] = 1.0
+        for t in range(1, row_tokens):
+            back = np.arange(1, min(t, len(share_of_size) - 1) + 1)
+            starts[t] = share_of_size[back] @ starts[t - back]
+        within = np.minimum(row_tokens - np.arange(row_tokens), longest)
+        return float(starts @ np.array(prefix_entropy)[within]) / row_tokens
+
+
+def _n_tokens(values: IntArray) -> int:
+    ends = number_tokens(values)[1]
+    return int(ends[-1]) if len(ends) else 0
+
+
+_PROCESSES: dict[str, type[StructuredProcess] | type[RandomProcess]] = {
+    "structured": StructuredProcess,
+    "random": RandomProcess,
+}
+_COUNTS = ("tokens", "row_tokens")
+
+
+@dataclass(frozen=True)
+class SyntheticParameters:
+    """What a synthetic corpus is a function of.
+
+    Args:
+        process: ``structured`` or ``random``.
+        tokens: m, a multiple of ``row_tokens``.
+        row_tokens: tokens of a row.
+        seed: of all rows, >= 0.
+        grammar: of the expressions.
+    """
+
+    process: str
+    tokens: int
+    row_tokens: int
+    seed: int
+    grammar: Grammar
+
+    def to_json(self) -> str:
+        """The parameters as canonical JSON."""
+        values = {"process": self.process, "tokens": self.tokens, "row_tokens": self.row_tokens, "seed": self.seed}
+        return json.dumps({**values, "grammar": self.grammar.to_dict()}, sort_keys=True, separators=(",", ":"))
+
+    def make_process(self) -> StructuredProcess | RandomProcess:
+        """The process that makes its rows."""
+        return _PROCESSES[self.process](self.grammar)
+
+
+def synthetic_parameters(process: str, given: Mapping[str, Any]) -> SyntheticParameters:
+    """The parameters in a mapping with the keys ``tokens``, ``row_tokens``, ``seed`` and ``grammar``.
+
+    Raises:
+        CorpusError: a key is unknown, missing or malformed.
+    """
+    wanted = (*_COUNTS, "seed", "grammar")
+    for name in given:
+        if name not in wanted:
+            raise CorpusError(f"corpus {process}: unknown parameter {name!r}; use {', '.join(wanted)}")
+    for name in wanted:
+        if name not in given:
+            raise CorpusError(f"corpus {process}: the parameter {name!r} is missing")
+    for name in (*_COUNTS, "seed"):
+        if type(given[name]) is not int or given[name] < (name != "seed"):
+            raise CorpusError(f"corpus {process}: {name} must be a whole number, given {given[name]!r}")
+    if given["tokens"] % given["row_tokens"]:
+        raise CorpusError(f"corpus {process}: tokens must be a multiple of row_tokens, {given['row_tokens']}")
+    if not isinstance(given["grammar"], Mapping):
+        raise CorpusError(f"corpus {process}: grammar must be a mapping, given {given['grammar']!r}")
+    numbers = {name: given[name] for name in (*_COUNTS, "seed")}
+    return SyntheticParameters(process, grammar=grammar_from_dict(given["grammar"]), **numbers)
+
+
+@dataclass(frozen=True, eq=False)
+class SyntheticCorpus:
+    """A token sequence that is made where it is read.
+
+    Args:
+        corpus_id: its id in the registry.
+        parameters: what it is a function of.
+        tokenizer_sha256: hash of the tokenizer of the language model, whose ids these are.
+    """
+
+    corpus_id: str
+    parameters: SyntheticParameters
+    tokenizer_sha256: str
+    _rows: OrderedDict[int, Row] = field(default_factory=OrderedDict, repr=False)
+
+    @property
+    def source(self) -> str:
+        """The parameters as JSON."""
+        return self.parameters.to_json()
+
+    @property
+    def n_tokens(self) -> int:
+        """``m``, the number of tokens."""
+        return self.parameters.tokens
+
+    @property
+    def n_tokens_kind(self) -> Literal["exact"]:
+        """How ``n_tokens`` is known: it is a parameter."""
+        return "exact"
+
+    @property
+    def n_documents(self) -> None:
+        """Not known: that would take all rows."""
+        return None
+
+    @property
+    def end_of_text_id(self) -> None:
+        """None: a document ends with the delimiter of its last integer, or with the row."""
+        return None
+
+    @cached_property
+    def process(self) -> Process:
+        """What makes the rows."""
+        return self.parameters.make_process()
+
+    def sha256(self) -> str:
+        """Hash of the parameters and of the first rows, which a change of the code that makes them would move."""
+        digest = hashlib.sha256(f"lm-bounds/synthetic/1 {self.source}\n".encode())
+        n_rows = self.n_tokens // self.parameters.row_tokens
+        for tokens, starts in self.rows(list(range(min(_HASHED_ROWS, n_rows)))):
+            digest.update(tokens.astype("<u2").tobytes() + starts.astype("<i8").tobytes())
+        return digest.hexdigest()
+
+    def rows(self, numbers: list[int]) -> list[Row]:
+        """The tokens of some rows, and where in the row each document starts.
+
+        Args:
+            numbers: of the rows.
+        """
+        missing = sorted({number for number in numbers if number not in self._rows})
+        made = dict(zip(missing, self._make(missing), strict=True))
+        found = [self._rows[number] if number in self._rows else made[number] for number in numbers]
+        self._rows.update(made)
+        while len(self._rows) > _KEPT_ROWS:
+            self._rows.popitem(last=False)
+        return found
+
+    def _make(self, numbers: list[int]) -> list[Row]:
+        n_tokens, terms = self.parameters.row_tokens, self.process.terms
+        seeds = [stream_seed("corpus", self.parameters.process, self.parameters.seed, number) for number in numbers]
+        made = []
+        for values in self.process.integers(seeds, n_tokens):
+            tokens, ends = number_tokens(values)
+            starts = np.concatenate([np.zeros(1, dtype=np.int64), ends[terms - 1 :: terms]])
+            made.append((tokens[:n_tokens], starts[starts < n_tokens]))
+        return made
+
+    def read(self, start: int, stop: int) -> IntArray:
+        """Tokens ``start .. stop - 1``."""
+        n = self.parameters.row_tokens
+        if not 0 <= start < stop <= self.n_tokens:
+            raise UsageError(f"tokens {start} to {stop - 1} were asked for, the corpus has {self.n_tokens}")
+        first, last = start // n, (stop - 1) // n
+        tokens = np.concatenate([tokens for tokens, _ in self.rows(list(range(first, last + 1)))])
+        return tokens[start - first * n : stop - first * n].astype(np.int64)
+
+    def document_bounds(self, token_index: IntArray) -> tuple[IntArray, IntArray]:
+        """The documents that hold these tokens, as ``[start, stop)``; see ``TokenCorpus.document_bounds``."""
+        index = check_token_indices(token_index, self.n_tokens)
+        row_tokens = self.parameters.row_tokens
+        numbers, place = np.divmod(index.ravel(), row_tokens)
+        start, stop = np.empty_like(place), np.empty_like(place)
+        for first in range(0, len(numbers), _KEPT_ROWS):  # more rows than are kept are not made at once
+            chunk = slice(first, first + _KEPT_ROWS)
+            for at, (_, starts) in enumerate(self.rows(numbers[chunk].tolist()), start=first):
+                following = int(np.searchsorted(starts, place[at], side="right"))
+                start[at] = starts[following - 1]
+                stop[at] = starts[following] if following < len(starts) else row_tokens
+        base = numbers * row_tokens
+        return (base + start).reshape(index.shape), (base + stop).reshape(index.shape)
