@@ -10,14 +10,14 @@ VENV ?= .venv
 
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt
-SOURCES := $(shell find lm_bounds -name '*.py' -o -name '*.yaml')
+SOURCES := $(shell find lm_bounds -name '*.py' -o -name '*.yaml' -o -path 'lm_bounds/models/*/*')
 PACKAGING := pyproject.toml constraints.txt README.md $(wildcard lm_bounds/tasks/yaml/*.yaml)
 
 .PHONY: demo test lint clean
 
 # An editable install, where there is one, serves the demonstration as well.
 demo: $(if $(wildcard $(VENV)/test.stamp),$(VENV)/test.stamp,$(VENV)/demo.stamp)
-	$(BIN)/python examples/demo.py
+	$(BIN)/lm-bounds demo
 
 test: $(VENV)/test.stamp
 	$(BIN)/python -m pytest -n auto
@@ -28,7 +28,7 @@ lint: $(VENV)/lint.stamp
 	$(BIN)/mypy
 
 clean:
-	rm -rf $(VENV) demo build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) own_text build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(BIN)/python:

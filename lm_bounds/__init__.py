@@ -10,13 +10,15 @@ from lm_bounds._version import __version__
 if TYPE_CHECKING:
     from lm_bounds import bounds
     from lm_bounds.certificates import verify
+    from lm_bounds.errors import LmBoundsError
     from lm_bounds.pipeline import code_length
     from lm_bounds.tasks.api import certify
 
-__all__ = ["__version__", "bounds", "certify", "code_length", "verify"]
+__all__ = ["LmBoundsError", "__version__", "bounds", "certify", "code_length", "verify"]
 
 # Loaded on first use (PEP 562), so that `import lm_bounds` stays cheap.
 _HOME = {
+    "LmBoundsError": "lm_bounds.errors",
     "certify": "lm_bounds.tasks.api",
     "code_length": "lm_bounds.pipeline",
     "verify": "lm_bounds.certificates",

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 
 from lm_bounds.bounds import (
+    METHODS,
     Bound,
     Problem,
     azuma_bound,
@@ -19,7 +20,7 @@ from lm_bounds.bounds.kl_inf import N_MARGINS, ceiling_offset
 from lm_bounds.bounds.protocol import constant_failure_probs
 from lm_bounds.bounds.search import level_rate, minimise_on_grid
 from lm_bounds.codelength import length_prefix
-from lm_bounds.errors import UsageError
+from lm_bounds.errors import UsageError, nearest
 
 CALCULATED_METHODS = ("paper", "azuma", "kl_inf")
 
@@ -63,6 +64,8 @@ def bound_from_summary(method: str, summary: Summary) -> tuple[Bound, dict[str, 
     Raises:
         UsageError: for an unknown method, or a number outside its range.
     """
+    if method not in METHODS:
+        raise UsageError(f"unknown method {method!r}{nearest(method, CALCULATED_METHODS)}")
     if method not in CALCULATED_METHODS:
         raise UsageError(f"method {method!r} needs losses, not a mean: use one of {', '.join(CALCULATED_METHODS)}")
     loss = make_loss(summary.metric, summary.vocab_size, summary.smoothing)

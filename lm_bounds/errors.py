@@ -12,6 +12,9 @@ Each message is one line: what is wrong, what was given, and what to do.
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
+
 
 class LmBoundsError(Exception):
     """Base of all errors of this package; ``exit_code`` is what the command line returns."""
@@ -44,3 +47,40 @@ class VerificationError(LmBoundsError):
     """A certificate does not hold together."""
 
     exit_code = 3
+
+
+def closest(name: object, names: Iterable[str], likeness: float = 0.6) -> str | None:
+    """The one of some names that is most like another name, whatever the case of their letters.
+
+    Args:
+        name: as it was typed.
+        names: that exist.
+        likeness: from which a name is alike, between 0 and 1.
+
+    Returns:
+        None where no name is alike.
+
+    >>> closest("Windws", ["windows", "pilot"])
+    'windows'
+    """
+    folded = {each.lower(): each for each in names}
+    near = difflib.get_close_matches(str(name).lower(), folded, 1, likeness)
+    return folded[near[0]] if near else None
+
+
+def nearest(name: object, names: Iterable[str], prefix: str = "") -> str:
+    """How the message about an unknown name ends: with the name that was meant, else with those that there are.
+
+    Args:
+        name: as it was typed.
+        names: that exist.
+        prefix: what was typed before the name.
+
+    >>> "no metric is called 'bdp'" + nearest("bdp", ["bpd", "top1"])
+    "no metric is called 'bdp': did you mean 'bpd'?"
+    >>> nearest("loss", ["bpd", "top1"])
+    ': use one of bpd, top1'
+    """
+    existing = list(names)
+    meant = closest(name, existing)
+    return f": did you mean {prefix + meant!r}?" if meant else f": use one of {', '.join(existing)}"

@@ -6,20 +6,21 @@
 
 ``open_session`` does everything that comes before the certifying draws: it measures the weights, opens the corpus,
 scores the pilot and fixes every choice. ``Session.observe`` draws and scores certifying windows; certificates/
-turns what they showed into bounds and writes them down.
+turns what they showed into bounds and writes them down. Several processes split the windows of the pilot and of the
+certifying draws among them; every choice is the same in all of them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from lm_bounds.bounds import TokenStatistics, choose_method, method_class, top_k, window_sums
+from lm_bounds.bounds import Method, TokenStatistics, choose_method, method_class, top_k, window_sums
 from lm_bounds.bounds.statistics import FloatArray, IntArray
 from lm_bounds.certificates.evidence import CorpusFacts, ModelFacts, Observations, Plan
 from lm_bounds.codelength import CodeLength, EvaluationSettings, settings_ledger
@@ -27,12 +28,16 @@ from lm_bounds.compressors import get_compressor, measure
 from lm_bounds.corpora import Corpus, check_source, corpus_spec, open_corpus
 from lm_bounds.errors import UsageError, WeightsError
 from lm_bounds.home import certificate_root, check_writable, home
+from lm_bounds.models import display_name
+from lm_bounds.processes import ONE_PROCESS, Processes, check_alike, from_leader, leader_first, together
 from lm_bounds.sampling import Windows, draw_windows, stream_seed
 from lm_bounds.settings import Settings
 from lm_bounds.weights import check_unmeasured, read_checkpoint, read_module
 
 Progress = Callable[[str, int, int], None]  # what is done, how much of it, out of how much
+_Part = tuple[IntArray, TokenStatistics]  # numbers of some windows, and what they showed
 _CALIBRATION_WINDOWS = 64
+_OWN_FACTS = ("created", "model.device", "code.seconds")  # of a plan: those of each process of a run
 
 
 def no_progress(what: str, done: int, total: int) -> None:
@@ -86,21 +91,27 @@ class Session:
         plan: what is fixed.
         corpus: the token stream.
         scorer: of the language model.
+        processes: that carry it out.
     """
 
     plan: Plan
     corpus: Corpus
     scorer: Any
+    processes: Processes = ONE_PROCESS
 
     def observe(self, draws: Sequence[int], progress: Progress = no_progress) -> Observations:
-        """Scores the certifying windows of some draw numbers, each in [0, n_windows).
+        """Scores the certifying windows of some draw numbers, each in [0, n_windows); a process has its own ones.
 
         Raises:
             WeightsError: when the weights are no longer those that were measured.
+            LmBoundsError: when another process fails.
         """
-        plan, numbers = self.plan, np.asarray(draws, dtype=np.int64)
+        return together(self.processes, lambda: self._observe(np.asarray(draws, dtype=np.int64), progress))
+
+    def _observe(self, numbers: IntArray, progress: Progress) -> Observations:
+        plan = self.plan
         drawn = draw_windows(self.corpus, plan.n_windows, plan.model.context, plan.certify_seed())
-        windows = Windows(drawn.token_index[numbers], drawn.start[numbers], drawn.stop[numbers])
+        windows = _chosen(drawn, numbers)
         sums: dict[str, FloatArray] = {}
         done = 0
         for rows, statistics in self.scorer.score(self.corpus.read, windows):
@@ -124,10 +135,22 @@ def column_sums(plan: Plan, statistics: TokenStatistics) -> dict[str, FloatArray
     }
 
 
+def _chosen(windows: Windows, numbers: IntArray) -> Windows:
+    return Windows(windows.token_index[numbers], windows.start[numbers], windows.stop[numbers])
+
+
 def open_session(
-    lm: Any, corpus_id: str, settings: Settings, n_windows: int, progress: Progress = no_progress
+    lm: Any,
+    corpus_id: str,
+    settings: Settings,
+    n_windows: int,
+    progress: Progress = no_progress,
+    processes: Processes = ONE_PROCESS,
 ) -> Session:
     """Measures the weights, opens the corpus, scores the pilot and fixes every choice.
+
+    Of several processes each does so, except that they split the pilot; what one of them measures otherwise than rank 0
+    stops all of them, and the plan is that of rank 0.
 
     Args:
         lm: an HFLM, loaded and not used yet.
@@ -135,30 +158,59 @@ def open_session(
         settings: the user's.
         n_windows: certifying windows that will be drawn.
         progress: is told how far the scoring of the pilot is.
+        processes: that score the windows of the run.
 
     Raises:
-        LmBoundsError: one line that says what to do, for anything that cannot be certified.
+        LmBoundsError: one line that says what to do, for anything that cannot be certified; the same in all processes.
     """
-    from lm_bounds.scoring import check_model, make_scorer
+    from lm_bounds.scoring import check_model
+
+    scorer, code = together(processes, lambda: _measured(lm, corpus_id, settings))
+    scorer = replace(scorer, batch_size=min(processes.exchange(scorer.batch_size)))
+    corpus = leader_first(processes, lambda: _opened(lm, corpus_id, settings, scorer.vocab_size))
+    own = together(processes, lambda: _unchosen_plan(lm, scorer, corpus, code, settings, n_windows))
+    check_alike(processes, _shared_facts(own))
+    plan = from_leader(processes, lambda: own)
+    together(processes, lambda: check_model(scorer, _probe(plan, corpus)))
+    pilot = _score_pilot(plan, scorer, corpus, progress, processes)
+    methods = from_leader(processes, lambda: _chosen_methods(plan, pilot))
+    return Session(replace(plan, methods=methods), corpus, scorer, processes)
+
+
+def _measured(lm: Any, corpus_id: str, settings: Settings) -> tuple[Any, CodeLength]:
+    """The scorer of the language model, and the size of its weights."""
+    from lm_bounds.scoring import make_scorer
 
     check_settings(settings, corpus_id)
     scorer = make_scorer(lm, settings.context)
     check_unmeasured(lm.model)
-    code = measure(read_module(lm.model), settings.compressor)
-    corpus = open_corpus(
+    return scorer, measure(read_module(lm.model), settings.compressor)
+
+
+def _opened(lm: Any, corpus_id: str, settings: Settings, n_logits: int) -> Corpus:
+    return open_corpus(
         corpus_spec(corpus_id),
         settings.corpus_path,
         lm.tokenizer,
         end_of_text_id=lm.eot_token_id,
-        n_logits=scorer.vocab_size,
+        n_logits=n_logits,
         cache_dir=home() / "tokens",
     )
-    plan = _unchosen_plan(lm, scorer, corpus, code, settings, n_windows)
-    check_model(scorer, _probe(plan, corpus))
-    pilot = _score_pilot(plan, scorer, corpus, progress)
-    metrics = offered_metrics(corpus_spec(corpus_id).metrics, plan.model.n_choices)
-    methods = {name: choose_method(settings.method, plan.problem(name), pilot) for name in metrics}
-    return Session(replace(plan, methods=methods), corpus, scorer)
+
+
+def _shared_facts(plan: Plan) -> dict[str, Any]:
+    """What has to be the same in every process, by name."""
+    facts: dict[str, Any] = {}
+    for part, value in asdict(plan).items():
+        facts.update(
+            {f"{part}.{name}": entry for name, entry in value.items()} if isinstance(value, dict) else {part: value}
+        )
+    return {name: value for name, value in facts.items() if name not in _OWN_FACTS}
+
+
+def _chosen_methods(plan: Plan, pilot: TokenStatistics) -> dict[str, Method]:
+    metrics = offered_metrics(corpus_spec(plan.corpus.corpus_id).metrics, plan.model.n_choices)
+    return {name: choose_method(plan.settings.method, plan.problem(name), pilot) for name in metrics}
 
 
 def _stream_windows(plan: Plan, corpus: Corpus, stream: str, n: int) -> Windows:
@@ -174,17 +226,35 @@ def _probe(plan: Plan, corpus: Corpus) -> IntArray:
     return np.resize(tokens, plan.model.context)
 
 
-def _score_pilot(plan: Plan, scorer: Any, corpus: Corpus, progress: Progress) -> TokenStatistics:
-    n_pilot = plan.settings.n_pilot
-    windows = _stream_windows(plan, corpus, "pilot", n_pilot)
-    parts: list[TokenStatistics] = []
-    done = 0
-    for rows, statistics in scorer.score(corpus.read, windows):
-        parts.append(statistics)
-        done += len(rows)
-        progress("scoring the pilot", done, n_pilot)
+def _score_pilot(plan: Plan, scorer: Any, corpus: Corpus, progress: Progress, processes: Processes) -> TokenStatistics:
+    """Statistics of the whole pilot, of which rank r scores the windows r, r + world_size, ..."""
+
+    def score() -> list[_Part]:
+        share = np.arange(processes.rank, plan.settings.n_pilot, processes.world_size)
+        windows = _chosen(_stream_windows(plan, corpus, "pilot", plan.settings.n_pilot), share)
+        parts: list[_Part] = []
+        done = 0
+        for rows, statistics in scorer.score(corpus.read, windows):
+            parts.append((share[rows], statistics))
+            done += len(rows)
+            progress("scoring the pilot", done, len(share))
+        return parts
+
+    shares = processes.exchange(together(processes, score))
+    return _in_order([part for share in shares for part in share])
+
+
+def _in_order(parts: Sequence[_Part]) -> TokenStatistics:
+    """All windows by their number, so that every sum over them is the same however they were scored."""
+    numbers = np.concatenate([of_part for of_part, _ in parts])
+    joined = {
+        name: np.concatenate([getattr(statistics, name) for _, statistics in parts])
+        for name in TokenStatistics.__dataclass_fields__
+    }
+    sizes = joined.pop("window_sizes")
+    tokens = np.argsort(np.repeat(numbers, sizes), kind="stable")
     return TokenStatistics(
-        *(np.concatenate([getattr(part, name) for part in parts]) for name in TokenStatistics.__dataclass_fields__)
+        **{name: values[tokens] for name, values in joined.items()}, window_sizes=sizes[np.argsort(numbers)]
     )
 
 
@@ -210,7 +280,8 @@ def _model_facts(lm: Any, scorer: Any) -> ModelFacts:
     tokenizer, config = lm.tokenizer, lm.model.config
     own_prefix = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
     given = getattr(lm, "pretrained", None)
-    name = given if isinstance(given, str) else f"a model in memory (made from {config._name_or_path or 'nothing'})"
+    name = display_name(given if isinstance(given, str) else config._name_or_path or "nothing")
+    name = name if isinstance(given, str) else f"a model in memory (made from {name})"
     from_hub = isinstance(given, str) and not Path(given).exists()
     added = "".join(f",{kind}={value}" for kind in ("peft", "delta") if (value := getattr(lm, kind, None)))
     return ModelFacts(

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-from lm_bounds.errors import UsageError
+from lm_bounds.errors import UsageError, nearest
 
 PREFIX = "lm_bounds."
 
@@ -123,7 +122,7 @@ def parse_settings(metadata: Mapping[str, Any]) -> Settings:
             if values.setdefault(name, parsed) != parsed:
                 raise UsageError(f"{name} and {PREFIX}{name} were both given, with different values: pass one of them")
         elif key != name:
-            raise UsageError(f"unknown metadata key {key!r}{_nearest(name)}")
+            raise UsageError(f"unknown metadata key {key!r}{nearest(name, _PARSERS, PREFIX)}")
     return Settings(**{name: value for name, value in values.items() if value is not None})
 
 
@@ -139,9 +138,9 @@ def check_unknown_keys(metadata: Mapping[str, Any], known: Collection[str]) -> l
     """
     strangers = [key for key in metadata if key not in _PARSERS and key not in known and not key.startswith(PREFIX)]
     for key in strangers:
-        distance, nearest = min((edit_distance(key, name, 2), name) for name in _PARSERS)
+        distance, meant = min((edit_distance(key, name, 2), name) for name in _PARSERS)
         if distance <= 2:
-            raise UsageError(f"unknown metadata key {key!r}: did you mean {nearest!r}?")
+            raise UsageError(f"unknown metadata key {key!r}: did you mean {meant!r}?")
     return strangers
 
 
@@ -159,11 +158,6 @@ def edit_distance(left: str, right: str, limit: int) -> int:
         for j, b in enumerate(right, 1):
             previous, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, previous + (a != b))
     return min(row[-1], limit + 1)
-
-
-def _nearest(name: str) -> str:
-    near = difflib.get_close_matches(name, _PARSERS, 1)
-    return f": did you mean {PREFIX + near[0]!r}?" if near else f": use one of {', '.join(_PARSERS)}"
 
 
 KEYS: tuple[str, ...] = tuple(field.name for field in fields(Settings))

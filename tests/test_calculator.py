@@ -214,9 +214,16 @@ def test_numbers_outside_their_ranges_are_refused(method: str, change: dict[str,
 
 
 def test_methods_that_need_losses_are_refused() -> None:
-    for method in ("freedman", "nothing"):
-        with pytest.raises(UsageError, match=f"method '{method}' needs losses, not a mean: use one of paper, azuma"):
-            bound_from_summary(method, LLAMA)
+    with pytest.raises(UsageError, match=r"^method 'freedman' needs losses, not a mean: use one of paper, azuma"):
+        bound_from_summary("freedman", LLAMA)
+
+
+@pytest.mark.parametrize(
+    ("method", "hint"), [("azumma", "did you mean 'azuma'\\?"), ("nothing", "use one of paper, azuma, kl_inf")]
+)
+def test_unknown_methods_are_refused(method: str, hint: str) -> None:
+    with pytest.raises(UsageError, match=f"^unknown method '{method}': {hint}$"):
+        bound_from_summary(method, LLAMA)
 
 
 def test_error_rates_at_the_ends_of_their_range() -> None:

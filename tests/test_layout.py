@@ -21,6 +21,8 @@ ROOMS = (
     "_version",
     "errors",
     "home",
+    "processes",
+    "models",
     "bounds",
     "codelength",
     "calculator",
@@ -40,10 +42,11 @@ ROOMS = (
 
 # The libraries that a room may import, at the top of a file or inside a function; any room may import numpy.
 LIBRARIES = {
+    "processes": {"torch"},
     "corpora": {"tokenizers", "tqdm", "transformers", "yaml"},
     "weights": {"accelerate", "torch", "transformers"},
     "scoring": {"torch"},
-    "tasks": {"lm_eval", "tqdm", "transformers"},
+    "tasks": {"lm_eval", "tqdm", "transformers", "yaml"},
     "cli": {"click"},
 }
 

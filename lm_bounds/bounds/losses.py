@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from lm_bounds.bounds.statistics import FloatArray, TokenStatistics
-from lm_bounds.errors import UsageError
+from lm_bounds.errors import UsageError, nearest
 
 # a = 2^-(k+1)/8 for k = 0..255: from 0.917 down to 2^-32.
 SMOOTHING_GRID: tuple[float, ...] = tuple(2.0 ** (-(k + 1) / 8) for k in range(256))
@@ -131,4 +131,4 @@ def top_k(metric: str) -> int:
     """
     if metric.startswith("top") and metric[3:].isdecimal():
         return int(metric[3:])
-    raise UsageError(f"unknown metric {metric!r}: use one of {', '.join(METRICS)}")
+    raise UsageError(f"unknown metric {metric!r}{nearest(metric, METRICS)}")

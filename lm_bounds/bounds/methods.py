@@ -11,7 +11,7 @@ from lm_bounds.bounds.kl_inf import KlInf
 from lm_bounds.bounds.paper import Paper
 from lm_bounds.bounds.protocol import Method, Problem
 from lm_bounds.bounds.statistics import TokenStatistics
-from lm_bounds.errors import UsageError
+from lm_bounds.errors import UsageError, nearest
 
 METHODS: dict[str, type[Method]] = {
     "kl_inf": KlInf,
@@ -43,8 +43,8 @@ def method_class(name: str) -> type[Method]:
     """The class of a method.
 
     Raises:
-        UsageError: for an unknown name.
+        UsageError: for an unknown name; the message has the nearest one.
     """
     if name not in METHODS:
-        raise UsageError(f"unknown method {name!r}: use one of {', '.join(METHODS)}")
+        raise UsageError(f"unknown method {name!r}{nearest(name, METHODS)}")
     return METHODS[name]

@@ -2,7 +2,7 @@
 
 from lm_bounds.certificates.build import write_certificates
 from lm_bounds.certificates.evidence import CorpusFacts, ModelFacts, Observations, Plan
-from lm_bounds.certificates.files import Certificate, read_certificate
+from lm_bounds.certificates.files import Certificate, latest_certificates, read_certificate
 from lm_bounds.certificates.verify import Verification, verify
 
 __all__ = [
@@ -12,6 +12,7 @@ __all__ = [
     "Observations",
     "Plan",
     "Verification",
+    "latest_certificates",
     "read_certificate",
     "verify",
     "write_certificates",

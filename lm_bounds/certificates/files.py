@@ -115,6 +115,16 @@ def read_certificate(path: str | Path) -> dict[str, Any]:
     return fields
 
 
+def latest_certificates(folder: Path) -> list[Certificate]:
+    """The certificates of the last run below a folder that has one folder for each run, named by its UTC time.
+
+    Args:
+        folder: of a model, see ``lm_bounds.home.certificate_root``.
+    """
+    runs = sorted(path for path in folder.glob("*") if path.is_dir())
+    return [Certificate(read_certificate(path), path) for path in sorted(runs[-1].glob("*.json"))] if runs else []
+
+
 def _distinct_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     fields = dict(pairs)
     if len(fields) != len(pairs):

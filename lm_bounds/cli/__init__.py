@@ -11,24 +11,36 @@ from lm_bounds._version import __version__
 from lm_bounds.cli.bound import bound
 from lm_bounds.cli.compress import compress
 from lm_bounds.cli.corpora import corpora
+from lm_bounds.cli.demo import demo
 from lm_bounds.cli.installation import doctor, tasks_path
+from lm_bounds.cli.models import models
 from lm_bounds.cli.run import run
+from lm_bounds.cli.start import echo_first_steps
+from lm_bounds.cli.unknown import Commands, no_such_option
 from lm_bounds.cli.verify import verify
 from lm_bounds.errors import LmBoundsError
 
 __all__ = ["lm_bounds_command", "main"]
 
 
-@click.group(name="lm-bounds", context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    name="lm-bounds",
+    cls=Commands,
+    invoke_without_command=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
 @click.version_option(__version__, prog_name="lm-bounds")
-def lm_bounds_command() -> None:
+@click.pass_context
+def lm_bounds_command(context: click.Context) -> None:
     """Token-level generalization bounds for language models.
 
     Exit codes: 0 fine, 1 failed, 2 wrong usage, 3 verification failed.
     """
+    if context.invoked_subcommand is None:
+        echo_first_steps(context, lm_bounds_command)
 
 
-for _command in (run, compress, bound, verify, corpora, doctor, tasks_path):
+for _command in (demo, run, compress, bound, verify, corpora, models, doctor, tasks_path):
     lm_bounds_command.add_command(_command)
 
 
@@ -45,6 +57,8 @@ def main(arguments: list[str] | None = None) -> None:
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.format_message())
         sys.exit(2)
+    except click.NoSuchOption as error:
+        _fail(no_such_option(error), 2)
     except click.ClickException as error:
         _fail(" ".join(error.format_message().split()), 2)
     except click.Abort:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import time
 from collections.abc import Callable, Mapping
 from importlib.metadata import EntryPoint, entry_points
@@ -12,7 +11,7 @@ from lm_bounds.codelength.ledger import CodeLength, total_bits
 from lm_bounds.compressors.arithmetic import Arithmetic
 from lm_bounds.compressors.gzip import Gzip
 from lm_bounds.compressors.protocol import Compressor
-from lm_bounds.errors import UsageError, WeightsError
+from lm_bounds.errors import UsageError, WeightsError, nearest
 from lm_bounds.weights.protocol import Weights
 
 #: The compressors of this package. Others join through the entry-point group below.
@@ -36,7 +35,8 @@ def get_compressor(name: str) -> Compressor:
     """The compressor of that name; a built-in one wins over an installed one of the same name.
 
     Raises:
-        UsageError: there is none, or an installed one cannot be loaded or is no ``Compressor``.
+        UsageError: there is none (the message has the nearest name), or an installed one cannot be loaded or is no
+            ``Compressor``.
 
     >>> get_compressor("gzip").exact
     True
@@ -46,10 +46,7 @@ def get_compressor(name: str) -> Compressor:
     installed = _installed()
     if name in installed:
         return _load(installed[name])
-    names = compressor_names()
-    nearest = difflib.get_close_matches(name.lower(), names, n=1)
-    hint = f"; did you mean {nearest[0]!r}?" if nearest else "."
-    raise UsageError(f"no compressor is called {name!r}{hint} There are: {', '.join(names)}")
+    raise UsageError(f"no compressor is called {name!r}{nearest(name, compressor_names())}")
 
 
 def measure(weights: Weights, compressor_name: str) -> CodeLength:

@@ -2,7 +2,7 @@
 
 from lm_bounds.corpora.local import open_local
 from lm_bounds.corpora.number_text import number_tokenizer
-from lm_bounds.corpora.opening import check_source, open_corpus, parameters
+from lm_bounds.corpora.opening import check_source, derived_facts, open_corpus, parameters
 from lm_bounds.corpora.protocol import Corpus, TokenCorpus, Tokenizer
 from lm_bounds.corpora.registry import CorpusSpec, corpus_spec, corpus_specs, read_registry
 from lm_bounds.corpora.synthetic import SyntheticCorpus
@@ -17,6 +17,7 @@ __all__ = [
     "check_source",
     "corpus_spec",
     "corpus_specs",
+    "derived_facts",
     "number_tokenizer",
     "open_corpus",
     "open_local",

@@ -10,7 +10,7 @@ from lm_bounds.corpora.local import locate_source, open_local
 from lm_bounds.corpora.number_text import check_number_tokenizer
 from lm_bounds.corpora.protocol import Corpus, Tokenizer
 from lm_bounds.corpora.registry import CorpusSpec
-from lm_bounds.corpora.synthetic import SyntheticCorpus, SyntheticParameters, synthetic_parameters
+from lm_bounds.corpora.synthetic import RandomProcess, SyntheticCorpus, SyntheticParameters, synthetic_parameters
 from lm_bounds.corpora.tokenizer_hash import tokenizer_sha256
 from lm_bounds.errors import CorpusError, UsageError
 
@@ -68,6 +68,16 @@ def parameters(spec: CorpusSpec, path: str | None = None) -> SyntheticParameters
         CorpusError: the file cannot be read, or a parameter is unknown or malformed.
     """
     return synthetic_parameters(spec.layout, _merged(spec.parameters, {} if path is None else _read(path)))
+
+
+def derived_facts(spec: CorpusSpec) -> dict[str, Any]:
+    """What follows exactly from the parameters of a corpus of random integers: how many there are, and the entropy
+    rate of its tokens, below which no model's expected loss lies; nothing for other corpora."""
+    process = None if spec.layout == "files" else parameters(spec).make_process()
+    if not isinstance(process, RandomProcess):
+        return {}
+    rate = process.entropy_rate(parameters(spec).row_tokens)
+    return {"distinct_integers": len(process.alphabet), "entropy_rate_in_bits_per_token": rate}
 
 
 def _read(path: str) -> Mapping[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
@@ -10,7 +9,7 @@ from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any
 
-from lm_bounds.errors import CorpusError, UsageError
+from lm_bounds.errors import CorpusError, UsageError, nearest
 
 ENTRY_POINT_GROUP = "lm_bounds.corpora"
 METRICS = ("bpd", "top1", "top10", "top100")
@@ -111,18 +110,16 @@ def corpus_spec(corpus_id: str) -> CorpusSpec:
 
     >>> corpus_spec("locale")
     Traceback (most recent call last):
-    lm_bounds.errors.UsageError: unknown corpus 'locale'; did you mean 'local'? Registered: local, random, structured
+    lm_bounds.errors.UsageError: unknown corpus 'locale': did you mean 'local'?
     """
     specs = corpus_specs()
     if corpus_id in specs:
         return specs[corpus_id]
-    near = difflib.get_close_matches(str(corpus_id), specs, n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else "."
-    raise UsageError(f"unknown corpus {corpus_id!r}{hint} Registered: {', '.join(sorted(specs))}")
+    raise UsageError(f"unknown corpus {corpus_id!r}{nearest(corpus_id, sorted(specs))}")
 
 
 def read_registry(path: Path) -> dict[str, CorpusSpec]:
-    """The corpora of a YAML file: a list of mappings with the fields of ``CorpusSpec``, all but ``parameters`` required.
+    """The corpora of a YAML file: mappings with the fields of ``CorpusSpec``, of which ``parameters`` is optional.
 
     Raises:
         CorpusError: the file cannot be read, or an entry has an unknown, missing or malformed field.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unittest.mock
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -102,7 +103,7 @@ def _padded(windows: list[IntArray]) -> IntArray:
 
 
 def make_scorer(lm: Any, context: int | None) -> HFScorer:
-    """The scorer of a language model, with the context and lm-eval's batch size resolved.
+    """The scorer of a language model, with the context and the batch size of this process resolved.
 
     Args:
         lm: an HFLM.
@@ -110,14 +111,12 @@ def make_scorer(lm: Any, context: int | None) -> HFScorer:
 
     Raises:
         ModelError: for a backend that gives no logits, an encoder-decoder, or a tokenizer with no prefix token.
-        UsageError: for more than one process, or a context, prefix token or batch size that is not allowed.
+        UsageError: for a context, prefix token or batch size that is not allowed.
     """
     if not callable(getattr(lm, "_model_call", None)) or not hasattr(lm, "tokenizer"):
         raise ModelError(f"model backend {type(lm).__name__} gives no logits of whole windows: use --model hf")
     if getattr(lm, "backend", None) != "causal":
         raise ModelError("the model is an encoder-decoder: a bound needs a causal (decoder-only) language model")
-    if getattr(lm, "world_size", 1) > 1:
-        raise UsageError(f"{lm.world_size} processes were started: run lm_eval as one process")
     if getattr(lm.model, "training", False):
         raise ModelError("the model is in training mode, where its predictions are random: call model.eval() first")
     prefix = lm.prefix_token_id
@@ -137,7 +136,9 @@ def _batch_size(lm: Any, context: int) -> int:
     size = lm.batch_size
     if size == "auto":
         probe = (("", ""), [0], [0] * context)  # the shape of the longest window
-        return int(lm._detect_batch_size([probe], 0))
+        # each process for itself: where one of them failed, the others would wait in lm-eval's exchange
+        with unittest.mock.patch.object(lm, "all_gather", lambda tensor: tensor):
+            return int(lm._detect_batch_size([probe], 0))
     if int(size) < 1:
         raise UsageError(f"batch_size must be at least 1 or auto, {size} was given")
     return int(size)

@@ -8,6 +8,7 @@ from typing import Any
 from lm_bounds.certificates import Certificate, write_certificates
 from lm_bounds.errors import UsageError
 from lm_bounds.pipeline import open_session
+from lm_bounds.processes import processes_of
 from lm_bounds.settings import parse_settings
 from lm_bounds.tasks.results import certificate_directory
 
@@ -41,7 +42,7 @@ def certify(
 
     parsed = parse_settings({f"lm_bounds.{name}": value for name, value in settings.items()})
     lm = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch_size)
-    session = open_session(lm, corpus, parsed, parsed.windows)
+    session = open_session(lm, corpus, parsed, parsed.windows, processes=processes_of(lm))
     offered = list(session.plan.methods)
     chosen = offered if metrics is None else list(metrics)
     if not chosen or not set(chosen) <= set(offered):

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import difflib
+import json
 import logging
 import os
+import re
 import subprocess
 import sys
 import unittest.mock
@@ -16,10 +17,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import yaml  # type: ignore[import-untyped, unused-ignore]
+
 from lm_bounds.doctor import tasks_path
-from lm_bounds.errors import LmBoundsError, UsageError
+from lm_bounds.errors import LmBoundsError, UsageError, closest, nearest
 from lm_bounds.pipeline import check_settings
-from lm_bounds.settings import check_unknown_keys, parse_settings
+from lm_bounds.settings import KEYS, check_unknown_keys, parse_settings
+from lm_bounds.weights.config import NOT_QUANTISED, refuse_quantised
 
 _QUIET = {
     "TRANSFORMERS_VERBOSITY": "error",
@@ -28,7 +32,12 @@ _QUIET = {
     "LMEVAL_LOG_LEVEL": "ERROR",
 }
 _HF_BACKENDS = ("hf", "hf-auto", "huggingface")
-_NEAR = 0.75  # likeness from which a task's name is taken for a misspelt one of ours
+_QUANTISED_LOADING = ("load_in_8bit", "load_in_4bit", "gptqmodel", "autogptq")
+_TOKENIZER_FILE = re.compile(
+    r"tokeni[sz]|vocab|merges|tekken|s(entence)?piece|\.(bpe|model|spm|tiktoken)$", re.IGNORECASE
+)
+# likeness from which a task's name is taken for a misspelt one of ours, and not for one that lm-eval may have
+_NEAR = 0.75
 
 
 def run_harness(arguments: Sequence[str], metadata: Mapping[str, Any]) -> None:
@@ -84,6 +93,19 @@ def task_names() -> list[str]:
     return sorted(path.stem for path in tasks_path().glob("*.yaml"))
 
 
+def task_corpora(name: str) -> set[str]:
+    """The corpora of a task of this package, or of the members of a group, as their files have them.
+
+    >>> task_corpora("local_bounds")
+    {'local'}
+    """
+    text = (tasks_path() / f"{name}.yaml").read_text(encoding="utf-8")
+    fields = yaml.load(text, Loader=yaml.BaseLoader)  # makes strings of everything, !function included
+    if "corpus" in fields:
+        return {fields["corpus"]}
+    return {corpus_id for member in fields["task"] for corpus_id in task_corpora(member)}
+
+
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     from lm_eval._cli.run import Run
 
@@ -98,7 +120,16 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     command = subparsers.choices["run"]
     command.error = refuse  # type: ignore[method-assign, assignment]
     parser.error = refuse  # type: ignore[method-assign, assignment]
-    return parser.parse_args(["run", *arguments])
+    parsed, unknown = parser.parse_known_args(["run", *arguments])
+    ours = [f"--{spelling}" for key in KEYS for spelling in (key, key.replace("_", "-"))]
+    theirs = [spelling for spelling in command._option_string_actions if spelling.startswith("--")]
+    for option in (item.partition("=")[0] for item in unknown if item.startswith("-")):
+        meant = closest(option, [*ours, *theirs])
+        if meant:
+            raise UsageError(f"No such option {option!r}: did you mean {meant!r}?")
+    if unknown:
+        refuse(f"unrecognized arguments: {' '.join(unknown)}")
+    return parsed
 
 
 def _add_config(parsed: argparse.Namespace) -> None:
@@ -119,20 +150,58 @@ def _check(parsed: argparse.Namespace) -> None:
         raise UsageError(f"no --tasks were given: use one of {', '.join(task_names())}")
     given = [parsed.tasks] if isinstance(parsed.tasks, str) else parsed.tasks
     parsed.tasks = [name for item in given for name in item.split(",") if name]
-    for name in parsed.tasks:
-        near = difflib.get_close_matches(name, task_names(), 1, _NEAR)
-        if near and name not in task_names():
-            raise UsageError(f"no task is called {name!r}: did you mean {near[0]!r}?")
+    _check_task_names(parsed.tasks)
     model_args = parsed.model_args or {}
     check_unknown_keys(parsed.metadata, ())
     settings = parse_settings({**model_args, **parsed.metadata})
-    for name in set(parsed.tasks) & set(task_names()):
-        check_settings(settings, name.rpartition("_bound")[0].partition("_")[0])
+    for corpus_id in sorted({found for name in set(parsed.tasks) & set(task_names()) for found in task_corpora(name)}):
+        check_settings(settings, corpus_id)
     if parsed.limit is not None and not parsed.limit > 0:
         raise UsageError(f"--limit must be above 0, {parsed.limit:g} was given")
-    if (parsed.model or "hf") in _HF_BACKENDS and not model_args.get("pretrained"):
-        raise UsageError("no model was given: pass pretrained=DIRECTORY or a Hub id in --model_args")
+    _check_backend(parsed.model or "hf")
+    if (parsed.model or "hf") in _HF_BACKENDS:
+        if not model_args.get("pretrained"):
+            raise UsageError("no model was given: pass pretrained=DIRECTORY or a Hub id in --model_args")
+        _check_checkpoint(model_args)
     _check_model_path(str(model_args.get("pretrained", "")))
+
+
+def _check_task_names(given: Sequence[str]) -> None:
+    """Refuses what is nearly a task of ours, or the name of a corpus; other names are lm-eval's to know."""
+    for name in given:
+        pattern_or_ours = set(name) & set("*?[") or name in task_names()
+        meant = closest(name, task_names(), _NEAR) or closest(f"{name}_bounds", task_names(), 0.9)
+        if meant and not pattern_or_ours:
+            raise UsageError(f"no task is called {name!r}: did you mean {meant!r}?")
+
+
+def _check_backend(name: str) -> None:
+    from lm_eval.api.registry import model_registry
+    from lm_eval.models import MODEL_MAPPING
+
+    names = sorted({*MODEL_MAPPING, *model_registry.keys()})
+    if name not in names:
+        raise UsageError(f"lm_eval has no model backend {name!r}{nearest(name, names)}")
+
+
+def _check_checkpoint(model_args: Mapping[str, Any]) -> None:
+    """What transformers would say in many words, or not at all."""
+    for name in _QUANTISED_LOADING:
+        if model_args.get(name):
+            raise UsageError(f"{name}={model_args[name]} in --model_args: {NOT_QUANTISED}")
+    folder = Path(str(model_args["pretrained"])) / str(model_args.get("subfolder") or "")
+    config = folder / "config.json"
+    if not config.is_file():
+        return
+    with contextlib.suppress(ValueError, RecursionError):
+        fields = json.loads(config.read_bytes())
+        refuse_quantised(fields if isinstance(fields, dict) else {})
+    if model_args.get("tokenizer") or model_args.get("gguf_file"):
+        return
+    if not any(_TOKENIZER_FILE.search(path.name) for path in folder.iterdir()):
+        raise UsageError(
+            f"no tokenizer in {str(folder)!r}: save it there, or pass tokenizer=DIR or a Hub id in --model_args"
+        )
 
 
 def _check_model_path(pretrained: str) -> None:

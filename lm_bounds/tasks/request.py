@@ -6,19 +6,19 @@ import functools
 import inspect
 import json
 import logging
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM
-from tqdm import tqdm
 
 from lm_bounds.certificates import Observations, Plan
 from lm_bounds.errors import ModelError, UsageError
-from lm_bounds.pipeline import Progress, Session, open_session
-from lm_bounds.settings import check_unknown_keys, parse_settings
+from lm_bounds.pipeline import Progress, Session, no_progress, open_session
+from lm_bounds.processes import ONE_PROCESS, Processes, check_alike, processes_of, together
+from lm_bounds.settings import Settings, check_unknown_keys, parse_settings
+from lm_bounds.tasks.progress import progress_report
 
 REQUEST_TYPE = "token_statistics"
 FEW_WINDOWS = 30
@@ -75,7 +75,8 @@ def token_statistics(lm: LM, requests: list[Instance]) -> list[Observation]:
 
     Args:
         lm: the language model under evaluation.
-        requests: of all bound tasks of a run; arguments are (name, JSON of what the run shares, metric).
+        requests: of all bound tasks of a run, the share of this process; arguments are (name, JSON of what the run
+            shares, metric). lm-eval may repeat one to give every process as many.
 
     Returns:
         one observation for each request, in their order.
@@ -83,33 +84,35 @@ def token_statistics(lm: LM, requests: list[Instance]) -> list[Observation]:
     Raises:
         LmBoundsError: one line that says what to do.
     """
+    processes = processes_of(lm)
     runs: dict[str, list[Instance]] = {}
     for request in requests:
         runs.setdefault(request.args[1], []).append(request)
+    check_alike(processes, {"the number of runs": len(runs)})
     found: dict[tuple[str, int], Observation] = {}
     for shared, members in runs.items():
         draws = sorted({int(request.doc["draw"]) for request in members})
-        session = _open(lm, json.loads(shared), {str(request.args[2]) for request in members})
-        observations = session.observe(draws, progress_bar())
+        session = _open(lm, json.loads(shared), {str(request.args[2]) for request in members}, processes)
+        observations = session.observe(draws, progress_bar(processes))
         found.update({(shared, entry.draw): entry for entry in _rows(session.plan, draws, observations)})
     return [found[request.args[1], int(request.doc["draw"])] for request in requests]
 
 
-def progress_bar() -> Progress:
-    """A progress report on standard error, one bar for each thing that is done."""
-    bars: dict[str, tqdm[Any]] = {}
-
-    def report(what: str, done: int, total: int) -> None:
-        if what not in bars:
-            bars[what] = tqdm(total=total, desc=what, unit="window", file=sys.stderr)
-        bars[what].update(done - bars[what].n)
-        if done == total:
-            bars[what].close()
-
-    return report
+def progress_bar(processes: Processes = ONE_PROCESS) -> Progress:
+    """A progress report on standard error; rank 0 alone reports, on its share."""
+    if processes.rank != 0:
+        return no_progress
+    return progress_report("" if processes.world_size == 1 else f" (1 of {processes.world_size} shares)")
 
 
-def _open(lm: LM, shared: Mapping[str, Any], metrics: set[str]) -> Session:
+def _open(lm: LM, shared: Mapping[str, Any], metrics: set[str], processes: Processes) -> Session:
+    settings = together(processes, lambda: _checked_settings(lm, shared, processes))
+    session = open_session(lm, shared["corpus"], settings, shared["windows"], progress_bar(processes), processes)
+    together(processes, lambda: _check_metrics(session.plan, metrics))
+    return session
+
+
+def _checked_settings(lm: LM, shared: Mapping[str, Any], processes: Processes) -> Settings:
     from lm_eval.models.huggingface import HFLM
 
     call = getattr(type(lm), "_model_call", None)
@@ -119,21 +122,27 @@ def _open(lm: LM, shared: Mapping[str, Any], metrics: set[str]) -> Session:
             "use --model hf"
         )
     metadata = shared["metadata"]
-    for key in check_unknown_keys(metadata, _model_parameters(lm)):
+    strangers = check_unknown_keys(metadata, _model_parameters(lm))
+    if processes.rank == 0:
+        _warn_of(strangers, shared["windows"])
+    return parse_settings(metadata)
+
+
+def _warn_of(strangers: list[str], n_windows: int) -> None:
+    for key in strangers:
         _warn_once(f"metadata key {key!r} is not one of lm-bounds: it is left to others")
-    if shared["windows"] < FEW_WINDOWS:
-        _warn_once(
-            f"only {shared['windows']} windows: the sampling term will be large; {FEW_WINDOWS} or more are usual"
-        )
-    session = open_session(lm, shared["corpus"], parse_settings(metadata), shared["windows"], progress_bar())
-    missing = sorted(metrics - set(session.plan.methods))
+    if n_windows < FEW_WINDOWS:
+        _warn_once(f"only {n_windows} windows: the sampling term will be large; {FEW_WINDOWS} or more are usual")
+
+
+def _check_metrics(plan: Plan, metrics: set[str]) -> None:
+    missing = sorted(metrics - set(plan.methods))
     if missing:
-        offered = ", ".join(f"{shared['corpus']}_{metric}_bound" for metric in session.plan.methods)
+        corpus_id = plan.corpus.corpus_id
+        offered = ", ".join(f"{corpus_id}_{metric}_bound" for metric in plan.methods)
         raise UsageError(
-            f"{shared['corpus']}_{missing[0]}_bound means nothing for a vocabulary of "
-            f"{session.plan.model.n_choices}: run {offered}"
+            f"{corpus_id}_{missing[0]}_bound means nothing for a vocabulary of {plan.model.n_choices}: run {offered}"
         )
-    return session
 
 
 def _model_parameters(lm: LM) -> set[str]:

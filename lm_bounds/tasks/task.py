@@ -85,7 +85,8 @@ class BoundTask(Task):
         """One request for each certifying draw.
 
         Raises:
-            UsageError: for a flag that would falsify the bound, by name, or a limit that leaves no window.
+            UsageError: for a flag that would falsify the bound, by name, a limit that leaves no window, or more
+                processes than windows.
         """
         for name, reason in _REFUSED.items():
             if flags.get(name):
@@ -96,9 +97,14 @@ class BoundTask(Task):
             )
         if limit is not None and limit < 1:
             raise UsageError(f"{self.config.task}: --limit must be positive, {limit} windows would be left")
+        n_windows = self.settings.windows if limit is None else min(self.settings.windows, int(limit))
+        if n_windows < world_size:
+            raise UsageError(
+                f"{self.config.task}: each of {world_size} processes needs a window, and there are {n_windows}: raise "
+                f"windows (and --limit) to {world_size} or more, or start fewer processes"
+            )
         self._conclusion = None
         documents = list(self.doc_iterator(rank=rank, limit=limit, world_size=world_size))
-        n_windows = self.settings.windows if limit is None else min(self.settings.windows, int(limit))
         shared = shared_run(self.corpus_id, self.metadata, n_windows)
         self._instances = [
             Instance(

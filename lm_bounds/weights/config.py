@@ -31,6 +31,10 @@ _VOLATILE = frozenset(
 )
 
 
+#: Why a quantised model is refused, and what to do.
+NOT_QUANTISED = "measured sizes of quantised models are not supported yet: use the unquantised checkpoint"
+
+
 def canonical_config(config: Mapping[str, Any]) -> bytes:
     """A configuration as compact JSON with sorted keys, without what does not define the model.
 
@@ -72,9 +76,7 @@ def refuse_quantised(config: Mapping[str, Any]) -> None:
 def quantised_error(method: object) -> WeightsError:
     """The error for a model whose tensors are codes of some quantisation method."""
     name = method.value if isinstance(method, enum.Enum) else method
-    return WeightsError(
-        f"quantised checkpoint (method {name}): its layout is not supported; use the unquantised checkpoint"
-    )
+    return WeightsError(f"quantised checkpoint (method {name}): {NOT_QUANTISED}")
 
 
 def _defining(value: Any) -> Any:

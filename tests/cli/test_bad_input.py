@@ -4,13 +4,30 @@ from __future__ import annotations
 
 import functools
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from lm_bounds.corpora import CorpusSpec, corpus_specs, registry
+
+
+@dataclass(frozen=True)
+class Plugin:
+    """An entry point that loads to a corpus."""
+
+    spec: CorpusSpec
+    name: str = "plugin"
+    value: str = "plugin:spec"
+
+    def load(self) -> CorpusSpec:
+        return self.spec
+
 
 BOUND = {"--metric": "bpd", "--risk": 3, "--code-bits": 1e6, "--tokens": 1e9, "--vocab": 32000, "--alpha": 0.1}
 
@@ -26,8 +43,8 @@ BOUND = {"--metric": "bpd", "--risk": 3, "--code-bits": 1e6, "--tokens": 1e9, "-
         ({"--alpha": None}, "needs --alpha, the smoothing probability in (0, 1)"),
         ({"--alpha": 0}, "smoothing in (0, 1)"),
         ({"--alpha": 1}, "smoothing in (0, 1)"),
-        ({"--method": "bernstein"}, "use one of paper, azuma, kl_inf"),
-        ({"--method": "freedman"}, "use one of paper, azuma, kl_inf"),
+        ({"--method": "bernstein"}, "unknown method 'bernstein': use one of paper, azuma, kl_inf"),
+        ({"--method": "freedman"}, "needs losses, not a mean: use one of paper, azuma, kl_inf"),
         ({"--tokens": 0.5}, "--tokens must be a whole number of at least 1, 0.5 was given"),
         ({"--tokens": 10.5}, "--tokens must be a whole number of at least 1"),
         ({"--tokens": "inf"}, "--tokens must be a whole number of at least 1"),
@@ -41,7 +58,8 @@ BOUND = {"--metric": "bpd", "--risk": 3, "--code-bits": 1e6, "--tokens": 1e9, "-
         ({"--vocab": 2.5}, "'2.5' is not a valid integer"),
         ({"--failure-prob": 0}, "failure_prob must be in (0, 1)"),
         ({"--failure-prob": 1}, "failure_prob must be in (0, 1)"),
-        ({"--metric": "top"}, "unknown metric 'top': use one of bpd, top1"),
+        ({"--metric": "top"}, "unknown metric 'top': did you mean 'top1'?"),
+        ({"--metric": "loss"}, "unknown metric 'loss': use one of bpd, top1, top10, top100"),
         ({"--metric": "top\N{SUPERSCRIPT TWO}", "--risk": 0.3}, "unknown metric"),
         ({"--metric": "top40000", "--risk": 0.3}, "use a smaller k"),
         ({"--alhpa": 0.1}, "No such option"),
@@ -61,7 +79,7 @@ def test_bound(command: Callable[..., Any], changes: dict[str, Any], words: str)
         (("compress", "."), 1, "holds no weights: it needs model.safetensors"),
         (("compress", "{text}"), 1, "is not a checkpoint: give a directory or a .safetensors file"),
         (("compress", "{model}", "--compressor", "gzp"), 2, "did you mean 'gzip'?"),
-        (("compress", "{model}", "--compressor", ""), 2, "There are: arithmetic, gzip"),
+        (("compress", "{model}", "--compressor", ""), 2, "use one of arithmetic, gzip"),
         (("compress",), 2, "Missing argument 'MODEL'"),
         (("corpora", "show", "locale"), 2, "did you mean 'local'?"),
         (("corpora", "show"), 2, "Missing argument 'ID'"),
@@ -140,7 +158,7 @@ def run_with(
         ({"family_wise": "perhaps"}, "family_wise must be true or false"),
         ({"draw_seed": -1}, "draw_seed must be a whole number of at least 0"),
         ({"shared-draws": 0}, "shared_draws must be a whole number of at least 1"),
-        ({"method": "kl_imf"}, "unknown method 'kl_imf': use one of kl_inf, freedman, azuma, paper"),
+        ({"method": "kl_imf"}, "unknown method 'kl_imf': did you mean 'kl_inf'?"),
         ({"compressor": "gzp"}, "did you mean 'gzip'?"),
         ({"metadata": "windws=100"}, "unknown metadata key 'windws': did you mean 'windows'?"),
         ({"metadata": "lm_bounds.windws=100"}, "did you mean 'lm_bounds.windows'?"),
@@ -242,6 +260,88 @@ def test_run_of_a_name_that_is_neither_here_nor_on_the_hub(run_with: Callable[..
 
 def test_run_of_a_folder_without_a_model(run_with: Callable[..., Any], tmp_path: Path) -> None:
     assert "model_type" in run_with(model_args=f"pretrained={tmp_path}").error
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_run_of_a_folder_without_a_tokenizer(
+    run_with: Callable[..., Any], tiny_checkpoint: Callable[[str], Path], tmp_path: Path, family: str
+) -> None:
+    whole, bare = tiny_checkpoint(family), tmp_path / "bare"
+    shutil.copytree(whole, bare, ignore=shutil.ignore_patterns("tokenizer*"))
+    done = run_with(model_args=f"pretrained={bare}")
+    assert done.code == 2
+    words = f"no tokenizer in {str(bare)!r}: save it there, or pass tokenizer=DIR or a Hub id in --model_args"
+    assert done.error == f"Error: {words}"
+    assert "no tokenizer in" not in run_with("--windows", 0, model_args=f"pretrained={bare},tokenizer={whole}").error
+    assert run_with(model_args=f"pretrained={bare},tokenizer={whole}").code == 0
+
+
+@pytest.mark.parametrize(
+    "name", ["tokenizer.model", "vocab.txt", "merges.txt", "tekken.json", "spiece.model", "en.tiktoken", "source.spm"]
+)
+def test_tokenizers_of_every_kind_are_left_to_transformers(
+    run_with: Callable[..., Any], tiny_checkpoint: Callable[[str], Path], tmp_path: Path, name: str
+) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_checkpoint("gpt2"), folder, ignore=shutil.ignore_patterns("tokenizer*"))
+    (folder / name).touch()
+    (folder / "model.safetensors").unlink()
+    assert "no tokenizer in" not in run_with(model_args=f"pretrained={folder}").error
+
+
+@pytest.mark.parametrize(
+    "argument", ["load_in_8bit=True", "load_in_4bit=True", "gptqmodel=True", "autogptq=True", "autogptq=a.safetensors"]
+)
+def test_quantised_loading_is_refused(
+    run_with: Callable[..., Any], tiny_checkpoint: Callable[[str], Path], argument: str
+) -> None:
+    done = run_with(model_args=f"pretrained={tiny_checkpoint('gpt2')},{argument}")
+    assert done.code == 2
+    words = "measured sizes of quantised models are not supported yet: use the unquantised checkpoint"
+    assert done.error == f"Error: {argument} in --model_args: {words}"
+
+
+@pytest.mark.parametrize("method", ["gptq", "bitsandbytes"])
+def test_quantised_checkpoints_are_refused_before_they_are_loaded(
+    run_with: Callable[..., Any],
+    tiny_checkpoint: Callable[[str], Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    method: str,
+) -> None:
+    config = json.loads((tiny_checkpoint("gpt2") / "config.json").read_bytes())
+    text = json.dumps({**config, "quantization_config": {"quant_method": method}})
+    (tmp_path / "config.json").write_text(text, encoding="utf-8")
+    monkeypatch.setattr("lm_eval.models.huggingface.HFLM.__init__", lambda *_, **__: pytest.fail("a model is loaded"))
+    done = run_with(model_args=f"pretrained={tmp_path}")
+    assert done.code == 1
+    words = "measured sizes of quantised models are not supported yet: use the unquantised checkpoint"
+    assert done.error == f"Error: quantised checkpoint (method {method}): {words}"
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "[" * 100_000])
+def test_a_broken_configuration_is_left_to_transformers(
+    run_with: Callable[..., Any], tiny_checkpoint: Callable[[str], Path], tmp_path: Path, content: str
+) -> None:
+    shutil.copytree(tiny_checkpoint("gpt2"), tmp_path / "model")
+    (tmp_path / "model" / "config.json").write_text(content, encoding="utf-8")
+    assert run_with(model_args=f"pretrained={tmp_path / 'model'}").code == 1
+
+
+def test_the_corpus_of_a_task_is_known_before_a_model_is_loaded_whatever_its_name(
+    run_with: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    local = corpus_specs()["local"]
+    monkeypatch.setattr(registry, "entry_points", lambda *, group: [Plugin(replace(local, id="old_tales"))])
+    monkeypatch.setattr("lm_bounds.tasks.harness.tasks_path", lambda: tmp_path)
+    task = "task: {0}_bpd_bound\nclass: !function lm_bounds.tasks.task.BoundTask\ncorpus: {0}\nmetric: bpd\n"
+    (tmp_path / "old_tales_bpd_bound.yaml").write_text(task.format("old_tales"), encoding="utf-8")
+    (tmp_path / "old_tales_bounds.yaml").write_text("group: old_tales_bounds\ntask: [old_tales_bpd_bound]\n")
+    for name in ("old_tales_bounds", "old_tales_bpd_bound"):
+        done = run_with(tasks=name, corpus_path="absent.txt")
+        assert done.code == 1
+        assert "absent.txt does not exist; name a text file" in done.error
+        assert run_with(tasks=name).code == 0
 
 
 def test_run_of_unknown_tasks_lists_ours(run_with: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,8 +16,9 @@ from lm_bounds.calculator import CALCULATED_METHODS
 from lm_bounds.cli import lm_bounds_command, main
 from lm_bounds.corpora import corpus_specs
 from lm_bounds.settings import KEYS
+from lm_bounds.tasks.harness import task_names
 
-COMMANDS = ("run", "compress", "bound", "verify", "corpora", "doctor", "tasks-path")
+COMMANDS = ("demo", "run", "compress", "bound", "verify", "corpora", "models", "doctor", "tasks-path")
 
 
 @pytest.mark.parametrize("flag", ["--help", "-h"])
@@ -30,7 +31,7 @@ def test_help_lists_every_command(command: Callable[..., Any], flag: str) -> Non
     assert "3 verification failed" in done.out
 
 
-@pytest.mark.parametrize("name", [*COMMANDS, "corpora show"])
+@pytest.mark.parametrize("name", [*COMMANDS, "corpora show", "models path"])
 def test_every_command_explains_itself(command: Callable[..., Any], name: str) -> None:
     done = command(*name.split(), "--help")
     assert (done.code, done.err) == (0, "")
@@ -45,10 +46,29 @@ def test_every_metadata_key_is_an_option_of_run(command: Callable[..., Any]) -> 
         assert f"--{key.replace('_', '-')}" in shown
 
 
-def test_no_arguments_show_the_help_and_are_wrong_usage(command: Callable[..., Any]) -> None:
+def test_no_arguments_show_what_to_type_first_and_the_commands(command: Callable[..., Any]) -> None:
     done = command()
-    assert done.code == 2
-    assert "Commands:" in done.out + done.err
+    assert (done.code, done.err) == (0, "")
+    first_steps = [
+        "lm-bounds demo",
+        'lm_eval --model hf --model_args pretrained="$(lm-bounds models path structured)" --device cpu '
+        "--tasks structured_bounds --metadata windows=100",
+        "lm-bounds run --model hf --model_args pretrained=DIR --device cpu --tasks local_bounds --corpus_path book.txt "
+        "--windows 100",
+        "lm-bounds verify CERTIFICATE...",
+    ]
+    what, _, others = done.out.partition("First steps:\n")
+    assert what.count(".") == 1
+    steps, _, commands = others.partition("\n\n")
+    assert [line.removeprefix("  ") for line in steps.splitlines() if not line.startswith("      ")] == first_steps
+    assert commands == command("--help").out[-len(commands) :]
+    assert commands.startswith("Commands:\n")
+
+
+def test_the_first_steps_exist(command: Callable[..., Any]) -> None:
+    typed = [line.split() for line in command().out.splitlines() if line.startswith(("  lm-bounds ", "  lm_eval "))]
+    assert {words[1] for words in typed if words[0] == "lm-bounds"} <= set(lm_bounds_command.commands)
+    assert {words[words.index("--tasks") + 1] for words in typed if "--tasks" in words} <= set(task_names())
 
 
 def test_version(command: Callable[..., Any]) -> None:

@@ -98,9 +98,9 @@ def test_nothing_to_measure_is_refused(name: str, tensor, weights) -> None:
 
 
 def test_unknown_names_get_the_nearest_one() -> None:
-    with pytest.raises(UsageError, match=r"'gzipp'; did you mean 'gzip'\? There are: arithmetic, gzip"):
+    with pytest.raises(UsageError, match=r"'gzipp': did you mean 'gzip'\?$"):
         get_compressor("gzipp")
-    with pytest.raises(UsageError, match=r"'quantum'\. There are: arithmetic, gzip"):
+    with pytest.raises(UsageError, match=r"'quantum': use one of arithmetic, gzip$"):
         measure(Weights("test", ()), "quantum")
 
 

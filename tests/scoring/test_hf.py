@@ -102,6 +102,16 @@ def test_the_largest_batch_is_found_at_the_length_of_a_full_window(tiny_lm: Call
     assert set(shapes) == {(4, 48)}
 
 
+def test_a_process_finds_its_batch_size_without_waiting_for_the_others(tiny_lm: Callable[..., Any]) -> None:
+    def wait(tensor: torch.Tensor) -> torch.Tensor:
+        raise AssertionError("an exchange was started")
+
+    lm = tampered(tiny_lm(batch_size="auto", max_batch_size=4), world_size=2, all_gather=staticmethod(wait))
+    assert make_scorer(lm, 48).batch_size == 4
+    with pytest.raises(AssertionError):
+        lm.all_gather(torch.zeros(1))
+
+
 def test_the_batch_size_that_the_backend_detects_is_used(tiny_lm: Callable[..., Any], spied: Spy) -> None:
     lm = tiny_lm(batch_size="auto:3")
     lm._detect_batch_size = lambda requests, position: 2
@@ -228,7 +238,6 @@ def tampered(lm: Any, **changes: Any) -> Any:
     ("changes", "error", "message"),
     [
         ({"backend": "seq2seq"}, ModelError, "the model is an encoder-decoder: a bound needs a causal"),
-        ({"world_size": 2}, UsageError, "2 processes were started: run lm_eval as one process"),
         ({"prefix_token_id": None}, ModelError, "the tokenizer has no BOS and no end-of-text token: pass prefix_token"),
         ({"_model_call": None}, ModelError, "model backend Tampered gives no logits of whole windows: use --model hf"),
     ],

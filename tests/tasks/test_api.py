@@ -75,6 +75,15 @@ def test_what_is_not_allowed_is_refused(arguments: dict[str, Any], message: str,
         certify(**arguments)
 
 
+def test_processes_that_each_have_the_model_are_refused(
+    certify: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UsageError, match=r"^2 processes were started, .* HFLM has no data parallelism on the CPU: run"):
+        certify()
+    assert not (tmp_path / "certificates").exists()
+
+
 def test_an_encoder_decoder_is_refused(certify: Callable[..., Any]) -> None:
     from transformers import T5Config, T5ForConditionalGeneration
 

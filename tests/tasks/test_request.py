@@ -12,6 +12,7 @@ from lm_eval.api.model import LM
 
 from lm_bounds.errors import UsageError
 from lm_bounds.pipeline import Session
+from lm_bounds.processes import TorchProcesses
 from lm_bounds.tasks import request as request_module
 from lm_bounds.tasks.request import REQUEST_TYPE, Observation, progress_bar, shared_run, token_statistics
 from lm_bounds.tasks.task import BoundTask
@@ -121,13 +122,13 @@ def test_a_misspelt_key_is_refused_before_the_model_is_measured(
         token_statistics(tiny_lm("unigram"), requests_of("bpd", {**metadata, "failureprob": 0.1}))
 
 
-def test_each_thing_that_is_done_has_a_bar_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
-    report = progress_bar()
-    for done in (3, 10):
-        report("one thing", done, 10)
-    report("another", 1, 4)
+def test_rank_0_alone_reports_progress_on_its_share(capsys: pytest.CaptureFixture[str]) -> None:
+    progress_bar()("scoring windows", 8, 8)
+    progress_bar(TorchProcesses(0, 2))("scoring windows", 4, 4)
+    progress_bar(TorchProcesses(1, 2))("scoring windows", 4, 4)
     captured = capsys.readouterr()
     assert captured.out == ""
-    assert "one thing: 100%" in captured.err
-    assert "10/10" in captured.err
-    assert "another:" in captured.err
+    assert captured.err.splitlines() == [
+        "scoring windows: 8 of 8 windows",
+        "scoring windows (1 of 2 shares): 4 of 4 windows",
+    ]

@@ -11,7 +11,7 @@ import yaml
 
 from lm_bounds.corpora import corpus_specs
 from lm_bounds.doctor import tasks_path
-from lm_bounds.tasks.harness import task_names
+from lm_bounds.tasks.harness import task_corpora, task_names
 from lm_bounds.tasks.task import BoundTask
 
 FILES = sorted(tasks_path().glob("*.yaml"))
@@ -55,6 +55,22 @@ def test_each_file_loads_to_what_its_name_says(path: Path, task_manager: Callabl
     assert task.task_name == task.config.task == name
     assert task.settings.windows == len(task.eval_docs) == 7
     assert str(task.VERSION) == str(yaml.load(path.read_text(), yaml.BaseLoader)["metadata"]["version"])
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_the_corpora_of_each_file(path: Path) -> None:
+    assert task_corpora(path.stem) == {path.stem.partition("_")[0]}
+
+
+def test_a_corpus_is_read_from_the_file_and_not_from_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lm_bounds.tasks.harness.tasks_path", lambda: tmp_path)
+    task = "task: {}\nclass: !function no_such_package.BoundTask\ncorpus: {}\nmetric: bpd\n"
+    for name, corpus_id in (("old_tales_bpd_bound", "old_tales"), ("tales_bpd_bound", "tales")):
+        (tmp_path / f"{name}.yaml").write_text(task.format(name, corpus_id), encoding="utf-8")
+    for group, members in (("old_bounds", "[old_tales_bpd_bound]"), ("all_bounds", "[old_bounds, tales_bpd_bound]")):
+        (tmp_path / f"{group}.yaml").write_text(f"group: {group}\ntask: {members}\n", encoding="utf-8")
+    assert task_corpora("old_tales_bpd_bound") == task_corpora("old_bounds") == {"old_tales"}
+    assert task_corpora("all_bounds") == {"old_tales", "tales"}
 
 
 def test_a_file_that_lm_eval_cannot_read_would_be_missed(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ Everything is made on this machine: the corpus is the source of the interpreter 
 one token per byte, and the model is a small Llama of transformers, trained for about a minute on two cores. Then plain
 `lm_eval` prints the bounds, and `lm-bounds verify` recomputes them from the certificates.
 
-    python examples/demo.py [FOLDER]
+    python examples/certify_own_text.py [FOLDER]
 """
 
 from __future__ import annotations
@@ -117,7 +117,7 @@ def round_mantissas(model: LlamaForCausalLM) -> None:
 
 def main() -> None:
     """Makes the corpus and the model, certifies, verifies, and says what to type next."""
-    folder = Path(sys.argv[1] if len(sys.argv) > 1 else "demo")
+    folder = Path(sys.argv[1] if len(sys.argv) > 1 else "own_text")
     corpus, checkpoint, output = folder / "corpus", folder / "model", folder / "certificates"
     tokenizer = byte_tokenizer()
     if not (checkpoint / "model.safetensors").is_file():
