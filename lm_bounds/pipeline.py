@@ -114,6 +114,7 @@ class Session:
         windows = _chosen(drawn, numbers)
         sums: dict[str, FloatArray] = {}
         done = 0
+        progress("scoring windows", 0, len(numbers))
         for rows, statistics in self.scorer.score(self.corpus.read, windows):
             for name, values in column_sums(plan, statistics).items():
                 sums.setdefault(name, np.full(len(numbers), np.nan))[rows] = values
@@ -234,6 +235,7 @@ def _score_pilot(plan: Plan, scorer: Any, corpus: Corpus, progress: Progress, pr
         windows = _chosen(_stream_windows(plan, corpus, "pilot", plan.settings.n_pilot), share)
         parts: list[_Part] = []
         done = 0
+        progress("scoring the pilot", 0, len(share))
         for rows, statistics in scorer.score(corpus.read, windows):
             parts.append((share[rows], statistics))
             done += len(rows)

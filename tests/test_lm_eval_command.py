@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from lm_bounds.certificates import verify
+from lm_bounds.tasks.harness import task_names
 
 pytestmark = pytest.mark.slow
 
@@ -36,24 +36,10 @@ def model(folder: Path) -> tuple[str, ...]:
     return ("--model", "hf", "--model_args", f"pretrained={folder}", "--device", "cpu", "--batch_size", "4")
 
 
-def test_a_task_needs_no_flag_and_its_certificate_verifies(
-    tmp_path: Path, tiny_checkpoint: Callable[[str], Path], text_file: Path
-) -> None:
-    metadata = ("--metadata", f"corpus_path={text_file}", "windows=12", "pilot=8")
-    done = lm_eval(tmp_path, *model(tiny_checkpoint("gpt2")), "--tasks", "local_bpd_bound", *metadata)
-    assert done.returncode == 0, done.stderr
-    table = {row[5].strip(): row[7].strip() for line in done.stdout.splitlines() if len(row := line.split("|")) > 8}
-    assert table["windows"] == "12.0000"
-    [path] = re.findall(r"^certificate: (.+)$", done.stderr, re.MULTILINE)
-    verification = verify(path)
-    assert verification.ok, verification.failures
-    assert verification.bound == pytest.approx(float(table["bpd_bound"]), abs=1e-4)
-
-
 def test_the_tasks_are_listed(tmp_path: Path) -> None:
     done = lm_eval(tmp_path, "ls", "tasks")
     assert done.returncode == 0, done.stderr
-    for name in ("local_bpd_bound", "local_top1_bound", "local_top10_bound", "local_top100_bound", "local_bounds"):
+    for name in task_names():
         assert re.search(rf"\b{name}\b", done.stdout)
 
 

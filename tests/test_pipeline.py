@@ -173,8 +173,10 @@ def test_progress_counts_windows(tiny_lm: Callable[..., Any], documents_file: Pa
     session = open_session(tiny_lm("unigram"), "local", settings, 20, lambda *step: seen.append(step))
     session.observe(range(20), lambda *step: seen.append(step))
     assert seen == [
+        ("scoring the pilot", 0, 12),
         ("scoring the pilot", 8, 12),
         ("scoring the pilot", 12, 12),
+        ("scoring windows", 0, 20),
         ("scoring windows", 8, 20),
         ("scoring windows", 16, 20),
         ("scoring windows", 20, 20),

@@ -54,9 +54,6 @@ def main(arguments: list[str] | None = None) -> None:
     """
     try:
         code = lm_bounds_command.main(arguments, prog_name="lm-bounds", standalone_mode=False)
-    except click.exceptions.NoArgsIsHelpError as error:
-        click.echo(error.format_message())
-        sys.exit(2)
     except click.NoSuchOption as error:
         _fail(no_such_option(error), 2)
     except click.ClickException as error:

@@ -6,6 +6,8 @@ import os
 
 import click
 
+from lm_bounds.cli.start import OWN_TEXT, echo_steps
+
 
 @click.command()
 @click.option("--windows", type=click.IntRange(1), default=1000, show_default=True, help="Certifying windows.")
@@ -30,14 +32,11 @@ def demo(windows: int) -> None:
     for certificate in found:
         click.echo(f"\n{certificate.claim}\n  {certificate.path}")
     click.echo("\nNext:")
-    for line, what in (
-        (f"lm-bounds verify {found[0].path.parent}", "recompute the certificates"),
-        (f'lm-bounds compress "$(lm-bounds models path {model.name})" --compressor all', "what the model weighs"),
-        (f"{command.replace('structured_bounds', 'random_bounds')}", "the same model where there is nothing to learn"),
+    echo_steps(
         (
-            "lm-bounds run --model hf --model_args pretrained=DIR --device cpu --tasks local_bounds "
-            "--corpus_path book.txt --windows 100",
-            "your model on your text",
-        ),
-    ):
-        click.echo(f"  {line}\n      {what}")
+            (f"lm-bounds verify {found[0].path.parent}", "recompute the certificates"),
+            (f'lm-bounds compress "$(lm-bounds models path {model.name})" --compressor all', "what the model weighs"),
+            (command.replace("structured_bounds", "random_bounds"), "the same model where there is nothing to learn"),
+            OWN_TEXT,
+        )
+    )

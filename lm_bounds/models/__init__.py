@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from lm_bounds.errors import UsageError
+from lm_bounds.errors import UsageError, nearest
 
 __all__ = ["BUILT_IN_MODELS", "BuiltInModel", "built_in_model", "display_name"]
 
@@ -47,7 +47,7 @@ def built_in_model(name: str) -> BuiltInModel:
     'random'
     """
     if name not in BUILT_IN_MODELS:
-        raise UsageError(f"no model is called {name!r}: use one of {', '.join(BUILT_IN_MODELS)}")
+        raise UsageError(f"no model is called {name!r}{nearest(name, BUILT_IN_MODELS)}")
     return BUILT_IN_MODELS[name]
 
 
@@ -58,6 +58,6 @@ def display_name(pretrained: str) -> str:
     ('lm_bounds/random', 'gpt2')
     """
     for model in BUILT_IN_MODELS.values():
-        if Path(pretrained).is_dir() and Path(pretrained).samefile(model.path):
+        if Path(pretrained).resolve() == model.path.resolve():
             return f"lm_bounds/{model.name}"
     return pretrained
