@@ -12,7 +12,7 @@ certifying draws among them; every choice is the same in all of them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -20,8 +20,8 @@ from typing import Any
 
 import numpy as np
 
-from lm_bounds.bounds import Method, TokenStatistics, choose_method, method_class, top_k, window_sums
-from lm_bounds.bounds.statistics import FloatArray, IntArray
+from lm_bounds.bounds import Method, Pilot, check_method, choose_method, top_k
+from lm_bounds.bounds.statistics import IntArray
 from lm_bounds.certificates.evidence import CorpusFacts, ModelFacts, Observations, Plan
 from lm_bounds.codelength import CodeLength, EvaluationSettings, settings_ledger
 from lm_bounds.compressors import get_compressor, measure
@@ -29,19 +29,13 @@ from lm_bounds.corpora import Corpus, check_source, corpus_spec, open_corpus
 from lm_bounds.errors import UsageError, WeightsError
 from lm_bounds.home import certificate_root, check_writable, home
 from lm_bounds.models import display_name
+from lm_bounds.passes import Progress, no_progress, sample_size, score_certifying, score_pilot, stream_windows
 from lm_bounds.processes import ONE_PROCESS, Processes, check_alike, from_leader, leader_first, together
-from lm_bounds.sampling import Windows, draw_windows, stream_seed
 from lm_bounds.settings import Settings
 from lm_bounds.weights import check_unmeasured, read_checkpoint, read_module
 
-Progress = Callable[[str, int, int], None]  # what is done, how much of it, out of how much
-_Part = tuple[IntArray, TokenStatistics]  # numbers of some windows, and what they showed
 _CALIBRATION_WINDOWS = 64
 _OWN_FACTS = ("created", "model.device", "code.seconds")  # of a plan: those of each process of a run
-
-
-def no_progress(what: str, done: int, total: int) -> None:
-    """Reports nothing."""
 
 
 def code_length(path: str | Path, compressor: str = "arithmetic") -> CodeLength:
@@ -69,7 +63,7 @@ def check_settings(settings: Settings, corpus_id: str) -> None:
     spec = corpus_spec(corpus_id)
     if not get_compressor(settings.compressor).exact:
         raise UsageError(f"compressor {settings.compressor!r} estimates: use one whose size a decoder can read")
-    method_class(settings.method)
+    check_method(settings.method, settings.smoothing)
     check_source(spec, settings.corpus_path)
     check_writable(certificate_root(settings.certificates))
 
@@ -109,35 +103,12 @@ class Session:
         return together(self.processes, lambda: self._observe(np.asarray(draws, dtype=np.int64), progress))
 
     def _observe(self, numbers: IntArray, progress: Progress) -> Observations:
-        plan = self.plan
-        drawn = draw_windows(self.corpus, plan.n_windows, plan.model.context, plan.certify_seed())
-        windows = _chosen(drawn, numbers)
-        sums: dict[str, FloatArray] = {}
-        done = 0
-        progress("scoring windows", 0, len(numbers))
-        for rows, statistics in self.scorer.score(self.corpus.read, windows):
-            for name, values in column_sums(plan, statistics).items():
-                sums.setdefault(name, np.full(len(numbers), np.nan))[rows] = values
-            done += len(rows)
-            progress("scoring windows", done, len(numbers))
-        if read_module(self.scorer.lm.model).sha256() != plan.code.sha256:
+        observations = score_certifying(self.plan, self.scorer, self.corpus, numbers, progress)
+        if read_module(self.scorer.lm.model).sha256() != self.plan.code.sha256:
             raise WeightsError(
                 "the model's weights changed while it was evaluated: they are not the measured ones; load it again"
             )
-        return Observations(windows.token_index, windows.start, windows.stop, sums)
-
-
-def column_sums(plan: Plan, statistics: TokenStatistics) -> dict[str, FloatArray]:
-    """Per-window sums of every column of every metric, by ``metric/column``."""
-    return {
-        f"{metric}/{name}": window_sums(values, statistics.window_sizes)
-        for metric, method in plan.methods.items()
-        for name, values in method.columns(statistics).items()
-    }
-
-
-def _chosen(windows: Windows, numbers: IntArray) -> Windows:
-    return Windows(windows.token_index[numbers], windows.start[numbers], windows.stop[numbers])
+        return observations
 
 
 def open_session(
@@ -157,7 +128,7 @@ def open_session(
         lm: an HFLM, loaded and not used yet.
         corpus_id: of the registry.
         settings: the user's.
-        n_windows: certifying windows that will be drawn.
+        n_windows: certifying windows that are asked for; all windows where the corpus has fewer.
         progress: is told how far the scoring of the pilot is.
         processes: that score the windows of the run.
 
@@ -173,7 +144,7 @@ def open_session(
     check_alike(processes, _shared_facts(own))
     plan = from_leader(processes, lambda: own)
     together(processes, lambda: check_model(scorer, _probe(plan, corpus)))
-    pilot = _score_pilot(plan, scorer, corpus, progress, processes)
+    pilot = score_pilot(plan, scorer, corpus, progress, processes)
     methods = from_leader(processes, lambda: _chosen_methods(plan, pilot))
     return Session(replace(plan, methods=methods), corpus, scorer, processes)
 
@@ -209,55 +180,17 @@ def _shared_facts(plan: Plan) -> dict[str, Any]:
     return {name: value for name, value in facts.items() if name not in _OWN_FACTS}
 
 
-def _chosen_methods(plan: Plan, pilot: TokenStatistics) -> dict[str, Method]:
-    metrics = offered_metrics(corpus_spec(plan.corpus.corpus_id).metrics, plan.model.n_choices)
-    return {name: choose_method(plan.settings.method, plan.problem(name), pilot) for name in metrics}
-
-
-def _stream_windows(plan: Plan, corpus: Corpus, stream: str, n: int) -> Windows:
-    seed = stream_seed(stream, plan.settings.draw_seed, plan.corpus.sha256)
-    return draw_windows(corpus, n, plan.model.context, seed)
+def _chosen_methods(plan: Plan, pilot: Pilot) -> dict[str, Method]:
+    metrics, settings = offered_metrics(corpus_spec(plan.corpus.corpus_id).metrics, plan.model.n_choices), plan.settings
+    return {name: choose_method(settings.method, plan.problem(name), pilot, settings.smoothing) for name in metrics}
 
 
 def _probe(plan: Plan, corpus: Corpus) -> IntArray:
     """The longest calibration window, repeated up to the largest length that can come up."""
-    windows = _stream_windows(plan, corpus, "calibration", _CALIBRATION_WINDOWS)
+    windows = stream_windows(plan, corpus, "calibration", _CALIBRATION_WINDOWS)
     longest = int(np.argmax(windows.stop - windows.start))
     tokens = corpus.read(int(windows.start[longest]), int(windows.stop[longest]))
     return np.resize(tokens, plan.model.context)
-
-
-def _score_pilot(plan: Plan, scorer: Any, corpus: Corpus, progress: Progress, processes: Processes) -> TokenStatistics:
-    """Statistics of the whole pilot, of which rank r scores the windows r, r + world_size, ..."""
-
-    def score() -> list[_Part]:
-        share = np.arange(processes.rank, plan.settings.n_pilot, processes.world_size)
-        windows = _chosen(_stream_windows(plan, corpus, "pilot", plan.settings.n_pilot), share)
-        parts: list[_Part] = []
-        done = 0
-        progress("scoring the pilot", 0, len(share))
-        for rows, statistics in scorer.score(corpus.read, windows):
-            parts.append((share[rows], statistics))
-            done += len(rows)
-            progress("scoring the pilot", done, len(share))
-        return parts
-
-    shares = processes.exchange(together(processes, score))
-    return _in_order([part for share in shares for part in share])
-
-
-def _in_order(parts: Sequence[_Part]) -> TokenStatistics:
-    """All windows by their number, so that every sum over them is the same however they were scored."""
-    numbers = np.concatenate([of_part for of_part, _ in parts])
-    joined = {
-        name: np.concatenate([getattr(statistics, name) for _, statistics in parts])
-        for name in TokenStatistics.__dataclass_fields__
-    }
-    sizes = joined.pop("window_sizes")
-    tokens = np.argsort(np.repeat(numbers, sizes), kind="stable")
-    return TokenStatistics(
-        **{name: values[tokens] for name, values in joined.items()}, window_sizes=sizes[np.argsort(numbers)]
-    )
 
 
 def _unchosen_plan(lm: Any, scorer: Any, corpus: Corpus, code: CodeLength, settings: Settings, n_windows: int) -> Plan:
@@ -275,7 +208,8 @@ def _unchosen_plan(lm: Any, scorer: Any, corpus: Corpus, code: CodeLength, setti
     )
     created = datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
     charged = EvaluationSettings(settings.compressor, model.context, model.default_prefix, model.vocab_size)
-    return Plan(settings, facts, model, code, settings_ledger(charged), {}, n_windows, created)
+    n_observed = sample_size(settings, corpus, model.context, n_windows)
+    return Plan(settings, facts, model, code, settings_ledger(charged), {}, n_observed, created)
 
 
 def _model_facts(lm: Any, scorer: Any) -> ModelFacts:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import operator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
 
@@ -24,6 +25,7 @@ STREAMS = ("calibration", "pilot", "certify", "corpus")
 _SEED_BITS = 128
 _RAW_BITS = 64
 _MAX_TOKENS = 1 << 63
+MOST_DRAWS_PER_WINDOW = 1 << 10
 
 
 class SampledCorpus(Protocol):
@@ -189,6 +191,86 @@ def draw_windows(corpus: SampledCorpus, n: int, context: int, seed: int) -> Wind
     token_index = uniform_indices(n, corpus.n_tokens, seed)
     document_start, document_stop = corpus.document_bounds(token_index)
     return fixed_windows(document_start, document_stop, token_index, context)
+
+
+def draw_distinct_windows(corpus: SampledCorpus, n: int, context: int, seed: int) -> Windows:
+    """``n`` windows without replacement, each drawn in proportion to its size among those that are left.
+
+    The tokens are those of ``draw_windows``; a token in a window that has been drawn before is passed over, which
+    leaves the others in proportion. The first ``k`` of more draws are the ``k`` draws.
+
+    Args:
+        corpus: where the tokens are.
+        n: number of windows, >= 0, fewer than the corpus has.
+        context: scored tokens of a full window, >= 1.
+        seed: in ``[0, 2^128)``, e.g. of ``stream_seed``.
+
+    Raises:
+        UsageError: an argument is out of range, or the windows that are left are hardly ever drawn.
+    """
+    return _distinct(n, lambda n_draws: draw_windows(corpus, n_draws, context, seed), lambda drawn: drawn.start)
+
+
+def draw_distinct_tokens(corpus: SampledCorpus, n: int, context: int, seed: int) -> Windows:
+    """``n`` tokens without replacement, uniform; each window ends with its token.
+
+    Args:
+        corpus: where the tokens are.
+        n: number of tokens, >= 0, fewer than the corpus has.
+        context: scored tokens of a full window, >= 1.
+        seed: in ``[0, 2^128)``, e.g. of ``stream_seed``.
+
+    Raises:
+        UsageError: as ``draw_distinct_windows``.
+    """
+
+    def draw(n_draws: int) -> Windows:
+        return ending_with_token(draw_windows(corpus, n_draws, context, seed))
+
+    return _distinct(n, draw, lambda drawn: drawn.token_index)
+
+
+def ending_with_token(windows: Windows) -> Windows:
+    """The same draws, each window cut behind its token."""
+    return Windows(windows.token_index, windows.start, windows.token_index + 1)
+
+
+def count_windows(document_starts: IntArray, n_tokens: int, context: int) -> int:
+    """How many windows documents are cut into.
+
+    >>> count_windows(np.array([0, 5]), 6, context=2)
+    4
+    """
+    return int((-(-np.diff(document_starts, append=n_tokens) // context)).sum())
+
+
+def all_windows(document_starts: IntArray, n_tokens: int, context: int) -> Windows:
+    """Every window once, in the corpus' order; its first token stands for the draw.
+
+    >>> all_windows(np.array([0, 5]), 6, context=2).start.tolist()
+    [0, 2, 4, 5]
+    """
+    stops = np.append(document_starts[1:], n_tokens)
+    counts = -(-(stops - document_starts) // context)
+    document = np.repeat(np.arange(len(counts)), counts)
+    place = np.arange(len(document)) - (np.cumsum(counts) - counts)[document]
+    start = document_starts[document] + place * context
+    return Windows(start, start, np.minimum(start + context, stops[document]))
+
+
+def _distinct(n: int, draw: Callable[[int], Windows], identity: Callable[[Windows], IntArray]) -> Windows:
+    n_draws = n
+    while True:
+        drawn = draw(n_draws)
+        first = np.sort(np.unique(identity(drawn), return_index=True)[1])[:n]
+        if len(first) == n:
+            return Windows(drawn.token_index[first], drawn.start[first], drawn.stop[first])
+        if n_draws > MOST_DRAWS_PER_WINDOW * n:
+            raise UsageError(
+                f"{n} different windows are nearly all that the corpus has, and those that are left are hardly ever "
+                "drawn: ask for fewer windows, or for all of them"
+            )
+        n_draws *= 2
 
 
 def draws_sha256(windows: Windows) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
+from lm_bounds.bounds import SMOOTHINGS, UPPER_BOUNDS
 from lm_bounds.errors import UsageError, nearest
 
 PREFIX = "lm_bounds."
@@ -43,6 +44,15 @@ def _text(name: str, value: Any) -> str:
     return str(value)
 
 
+def _one_of(*names: str) -> Callable[[str, Any], str]:
+    def parse(name: str, value: Any) -> str:
+        if value not in names:
+            raise UsageError(f"{name}={value!r} is unknown{nearest(value, names)}")
+        return str(value)
+
+    return parse
+
+
 @dataclass(frozen=True)
 class Settings:
     """The parameters of a run.
@@ -54,7 +64,10 @@ class Settings:
         context: scored tokens of a window; None for the smaller of 1024 and what the model allows.
         failure_prob: delta in (0, 1).
         family_wise: whether delta is divided by the number of metrics that the corpus offers.
-        method: name of a bounding method.
+        method: name of a bounding method, or ``best`` for the one with the lowest bound predicted on the pilot.
+        smoothing: ``global`` or ``entropy``; None for ``global``, and for either of them under ``best``.
+        unit: what is observed of a draw: the whole ``window`` or the drawn ``token`` alone.
+        upper: upper confidence bound of the sample: ``kl_inf``, ``hoeffding`` or ``bernstein``.
         compressor: name of a compressor.
         draw_seed: seed of all draws, >= 0.
         shared_draws: G >= 1: the same draws for up to G models, paid in delta_2; 1: draws depend on the model.
@@ -68,10 +81,18 @@ class Settings:
     failure_prob: float = 0.05
     family_wise: bool = True
     method: str = "kl_inf"
+    smoothing: str | None = None
+    unit: str = "window"
+    upper: str = "kl_inf"
     compressor: str = "arithmetic"
     draw_seed: int = 1234
     shared_draws: int = 1
     certificates: str | None = None
+
+    @property
+    def replacement(self) -> bool:
+        """Whether a window can be drawn twice: only where the upper confidence bound is for independent draws."""
+        return self.method == "paper" or self.upper != "kl_inf"
 
     @property
     def n_pilot(self) -> int:
@@ -95,6 +116,9 @@ _PARSERS: dict[str, Callable[[str, Any], Any]] = {
     "failure_prob": _probability,
     "family_wise": _truth,
     "method": _text,
+    "smoothing": _one_of(*SMOOTHINGS),
+    "unit": _one_of("window", "token"),
+    "upper": _one_of(*UPPER_BOUNDS),
     "compressor": _text,
     "draw_seed": _whole(0),
     "shared_draws": _whole(1),

@@ -33,6 +33,7 @@ ROOMS = (
     "compressors",
     "scoring",
     "certificates",
+    "passes",
     "pipeline",
     "doctor",
     "tasks",

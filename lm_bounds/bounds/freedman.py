@@ -10,24 +10,16 @@ it is convex in Y, so z_max is the larger of its values at the smallest and the 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
-from itertools import product
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
 from lm_bounds.bounds.base import SampledMethod
-from lm_bounds.bounds.protocol import Columns, Problem, complexity_rate, constant_failure_probs
-from lm_bounds.bounds.search import (
-    PILOT_TOKENS,
-    SMOOTHING_STARTS,
-    Point,
-    level_rate,
-    minimise_on_grid,
-    sampling_upper,
-)
-from lm_bounds.bounds.statistics import FloatArray, TokenStatistics, window_means
+from lm_bounds.bounds.choice import Axis
+from lm_bounds.bounds.protocol import Columns
+from lm_bounds.bounds.statistics import FloatArray, TokenStatistics
 from lm_bounds.errors import UsageError
 
 N_CENTRES = 1 << 8  # y0 = l_max k/255: 8 bits
@@ -79,29 +71,13 @@ class Freedman(SampledMethod):
     step_index: int
 
     @classmethod
-    def choose(cls, problem: Problem, pilot: TokenStatistics) -> Freedman:
-        """The grid points with the lowest whole bound predicted on the pilot; then the sampling ceiling."""
-        delta_1, delta_2 = constant_failure_probs(problem)
-        sampling_rate = level_rate(delta_2, problem.n_windows)
-
-        def fit(point: Point, sample: TokenStatistics) -> tuple[Freedman, float]:
-            smoothing = point[3] if len(point) == 4 else None
-            method = cls(problem.metric, problem.vocab_size, smoothing, *point[:3], sampling_ceiling=math.inf)
-            rate = complexity_rate(problem, method.selection(), delta_1)
-            columns = method.columns(sample)
-            means = {name: window_means(values, sample.window_sizes) for name, values in columns.items()}
-            ceiling, predicted = sampling_upper(
-                method.statistic(means, rate), method.statistic_max(rate), sampling_rate
-            )
-            return replace(method, sampling_ceiling=ceiling), predicted
-
-        smoothed = problem.metric == "bpd"
-        sizes = [N_CENTRES, N_SLOPES, len(STEP_GRID)] + ([len(cls.smoothing_grid)] if smoothed else [])
-        axes = [(0, 16, 64), range(0, N_SLOPES, 64), (0, 4, 8, 16, 32)] + ([SMOOTHING_STARTS] if smoothed else [])
-        starts: list[Point] = list(product(*axes))
-        thinned = pilot.thinned(PILOT_TOKENS)
-        point, _ = minimise_on_grid(lambda at: fit(at, thinned)[1], sizes, starts)
-        return fit(point, pilot)[0]
+    def own_axes(cls) -> tuple[Axis, ...]:
+        """The centre's two coefficients and the step."""
+        return (
+            Axis("centre_index", N_CENTRES, (0, 32)),
+            Axis("slope_index", N_SLOPES, (0, 64, 128)),
+            Axis("step_index", len(STEP_GRID), (0, 8, 16, 32)),
+        )
 
     def grids(self) -> tuple[tuple[str, int, int], ...]:
         """The centre's two coefficients and the step."""
@@ -111,9 +87,8 @@ class Freedman(SampledMethod):
             ("step s", self.step_index, len(STEP_GRID)),
         )
 
-    def columns(self, statistics: TokenStatistics) -> dict[str, FloatArray]:
+    def columns_of(self, statistics: TokenStatistics, losses: FloatArray) -> dict[str, FloatArray]:
         """``loss``, ``centre`` Y_i and ``log_growth`` ln(1 + s A_i) of every token."""
-        losses = self.loss.of(statistics)
         centres = self.centres(statistics.entropy_bits)
         step = STEP_GRID[self.step_index]
         growth = np.log1p(step * (centres - losses) / self.loss.loss_range)
@@ -131,6 +106,10 @@ class Freedman(SampledMethod):
         ends = self.centres(np.array([0.0, math.log2(self.vocab_size)]))
         growth = np.log1p(step * (ends - loss.loss_max) / loss.loss_range)
         return float(np.max(ends - scale * growth + scale * rate))
+
+    def statistic_min(self, rate: float) -> float:
+        """l_min + (Delta/s) rate, because -ln(1 + s A) >= -s A."""
+        return self.loss.loss_min + self.loss.loss_range / STEP_GRID[self.step_index] * rate
 
     def centres(self, entropy_bits: FloatArray) -> FloatArray:
         """Y_i = clip(y0 + y1 H_i, l_min, l_max), H_i clamped to [0, log2 V]; shape (tokens,)."""

@@ -16,6 +16,11 @@ from lm_bounds.errors import UsageError, nearest
 
 # a = 2^-(k+1)/8 for k = 0..255: from 0.917 down to 2^-32.
 SMOOTHING_GRID: tuple[float, ...] = tuple(2.0 ** (-(k + 1) / 8) for k in range(256))
+# The smoothing a_i = 2^-E_i of a token whose predictive distribution has the entropy H_i:
+# E_i = clip(e0 + e1 H_i, 1/8, 32) with e0 = (k+1)/8 for k = 0..255 and e1 = -4, -3.875, ..., 3.875.
+SMOOTHING_OFFSETS: tuple[float, ...] = tuple((k + 1) / 8 for k in range(256))
+SMOOTHING_SLOPES: tuple[float, ...] = tuple((k - 32) / 8 for k in range(64))
+_LEAST_EXPONENT, _LARGEST_EXPONENT = 0.125, 32.0
 # The grid of Lotfi et al. 2024.
 PAPER_SMOOTHING_GRID: tuple[float, ...] = (1e-4, 1e-3, 0.005, 0.01, 0.05, 0.1, 0.25, 0.5)
 
@@ -62,15 +67,112 @@ class BitsPerDimension:
         """Delta = log2(1 + (1 - a) V/a) in bits."""
         return math.log2(1 + (1 - self.smoothing) * self.vocab_size / self.smoothing)
 
+    def largest(self, entropy_bits: FloatArray) -> FloatArray:
+        """The largest loss that a token can have, predictable: l_max everywhere."""
+        return np.full(np.shape(entropy_bits), self.loss_max)
+
+    def ranges(self, entropy_bits: FloatArray) -> FloatArray:
+        """Delta_i, the largest loss of a token minus its smallest: Delta everywhere."""
+        return np.full(np.shape(entropy_bits), self.loss_range)
+
+    def kinks(self) -> FloatArray:
+        """Entropies between which ``largest`` is linear, 0 and log2 V among them."""
+        return np.array([0.0, math.log2(self.vocab_size)])
+
     def of(self, statistics: TokenStatistics) -> FloatArray:
         """Loss of every token in bits, never above ``loss_max``; shape (tokens,)."""
-        probability = np.exp2(statistics.log2_prob)  # 0 where the model failed
-        mixed = (1 - self.smoothing) * probability + self.smoothing / self.vocab_size
-        return np.clip(-np.log2(mixed), self.loss_min, self.loss_max)
+        return smoothed_loss(statistics.log2_prob, self.smoothing, self.vocab_size)
 
     def to_dict(self) -> dict[str, Any]:
         """The parameters, for a certificate."""
         return {"metric": "bpd", "vocab_size": self.vocab_size, "smoothing": self.smoothing}
+
+
+def smoothed_loss(log2_prob: FloatArray, smoothing: FloatArray | float, vocab_size: int) -> FloatArray:
+    """-log2( (1 - a) p + a/V ), between its value at p = 1 and its value at p = 0.
+
+    Args:
+        log2_prob: log2 p, -inf where the model failed. # shape: (tokens,)
+        smoothing: a in (0, 1), one number or one for each token.
+        vocab_size: V.
+    """
+    floor = np.asarray(smoothing, dtype=np.float64) / vocab_size
+    least = 1 - np.asarray(smoothing) + floor
+    mixed = (1 - np.asarray(smoothing)) * np.exp2(log2_prob) + floor
+    return np.asarray(np.clip(-np.log2(mixed), -np.log2(least), -np.log2(floor)), dtype=np.float64)
+
+
+@dataclass(frozen=True)
+class EntropySmoothedBits:
+    """l_i = -log2( (1 - a_i) p + a_i/V ) with a_i = 2^-E_i, E_i = clip(e0 + e1 H_i, 1/8, 32).
+
+    a_i depends on the context alone, through the entropy H_i of the predictive distribution, so that the largest loss
+    l_max,i = log2 V + E_i is predictable.
+
+    Args:
+        vocab_size: V, the number of logits, >= 2.
+        offset: e0 in [1/8, 32].
+        slope: e1.
+    """
+
+    vocab_size: int
+    offset: float
+    slope: float
+
+    def __post_init__(self) -> None:
+        if self.vocab_size < 2 or not _LEAST_EXPONENT <= self.offset <= _LARGEST_EXPONENT:
+            raise UsageError(
+                f"smoothing by entropy needs a vocabulary of at least 2 and an offset in [1/8, 32]; "
+                f"{self.vocab_size} and {self.offset} were given"
+            )
+
+    @property
+    def loss_max(self) -> float:
+        """The largest loss at any entropy, in bits."""
+        return float(self.largest(self.kinks()).max())
+
+    @property
+    def loss_min(self) -> float:
+        """The smallest loss at any entropy, in bits."""
+        smoothing = 2.0 ** -self.exponents(self.kinks()).max()
+        return -math.log2(1 - smoothing + smoothing / self.vocab_size)
+
+    @property
+    def loss_range(self) -> float:
+        """The largest loss minus the smallest, in bits: no token's own range is longer."""
+        return self.loss_max - self.loss_min
+
+    def exponents(self, entropy_bits: FloatArray) -> FloatArray:
+        """E_i, H_i clamped to [0, log2 V]."""
+        entropies = np.clip(entropy_bits, 0.0, math.log2(self.vocab_size))
+        return np.clip(self.offset + self.slope * entropies, _LEAST_EXPONENT, _LARGEST_EXPONENT)
+
+    def largest(self, entropy_bits: FloatArray) -> FloatArray:
+        """The largest loss that a token can have, predictable: log2 V + E_i."""
+        return np.asarray(math.log2(self.vocab_size) + self.exponents(entropy_bits), dtype=np.float64)
+
+    def ranges(self, entropy_bits: FloatArray) -> FloatArray:
+        """Delta_i = log2(1 + (1 - a_i) V/a_i), the largest loss of a token minus its smallest."""
+        odds = np.exp2(self.exponents(entropy_bits)) - 1.0
+        return np.asarray(np.log2(1.0 + odds * self.vocab_size), dtype=np.float64)
+
+    def kinks(self) -> FloatArray:
+        """Entropies between which ``largest`` is linear, 0 and log2 V among them."""
+        ends = [0.0, math.log2(self.vocab_size)]
+        if self.slope:
+            turns = ((limit - self.offset) / self.slope for limit in (_LEAST_EXPONENT, _LARGEST_EXPONENT))
+            ends += [turn for turn in turns if ends[0] < turn < ends[1]]
+        return np.array(sorted(ends))
+
+    def of(self, statistics: TokenStatistics) -> FloatArray:
+        """Loss of every token in bits; shape (tokens,)."""
+        smoothing = np.exp2(-self.exponents(statistics.entropy_bits))
+        return smoothed_loss(statistics.log2_prob, smoothing, self.vocab_size)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The parameters, for a certificate."""
+        given = {"smoothing_offset": self.offset, "smoothing_slope": self.slope}
+        return {"metric": "bpd", "vocab_size": self.vocab_size, **given}
 
 
 @dataclass(frozen=True)
@@ -98,6 +200,18 @@ class TopKError:
     loss_min = 0.0
     loss_range = 1.0
 
+    def largest(self, entropy_bits: FloatArray) -> FloatArray:
+        """The largest loss that a token can have: 1."""
+        return np.ones(np.shape(entropy_bits))
+
+    def ranges(self, entropy_bits: FloatArray) -> FloatArray:
+        """The largest loss of a token minus its smallest: 1."""
+        return np.ones(np.shape(entropy_bits))
+
+    def kinks(self) -> FloatArray:
+        """Entropies between which ``largest`` is linear, 0 and log2 V among them."""
+        return np.array([0.0, math.log2(self.vocab_size)])
+
     def of(self, statistics: TokenStatistics) -> FloatArray:
         """Loss of every token, 0 or 1; shape (tokens,)."""
         return (statistics.rank > self.k).astype(np.float64)
@@ -107,11 +221,11 @@ class TopKError:
         return {"metric": f"top{self.k}", "vocab_size": self.vocab_size}
 
 
-Loss = BitsPerDimension | TopKError
+Loss = BitsPerDimension | EntropySmoothedBits | TopKError
 
 
 def make_loss(metric: str, vocab_size: int, smoothing: float | None = None) -> Loss:
-    """The loss of a metric's name: ``bpd`` (with smoothing) or ``topK``.
+    """The loss of a metric's name: ``bpd`` (with one smoothing everywhere) or ``topK``.
 
     >>> make_loss("top10", 512).k
     10

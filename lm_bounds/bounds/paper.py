@@ -13,10 +13,12 @@ from typing import ClassVar
 import numpy as np
 
 from lm_bounds.bounds.azuma import ConstantRangeMethod, azuma_bound
+from lm_bounds.bounds.base import check_smoothing
 from lm_bounds.bounds.losses import PAPER_SMOOTHING_GRID
 from lm_bounds.bounds.protocol import Bound, Problem, complexity_rate
-from lm_bounds.bounds.statistics import FloatArray, TokenStatistics
+from lm_bounds.bounds.statistics import FloatArray, IntArray, Pilot
 from lm_bounds.bounds.upper import hoeffding_upper
+from lm_bounds.errors import UsageError
 
 
 def paper_bound(risk: float, loss_range: float, problem: Problem) -> Bound:
@@ -53,16 +55,23 @@ class Paper(ConstantRangeMethod):
     """The method with its smoothing fixed."""
 
     name: ClassVar[str] = "paper"
+    smoothings: ClassVar[tuple[str, ...]] = ("global",)
     smoothing_grid: ClassVar[tuple[float, ...]] = PAPER_SMOOTHING_GRID
 
     @classmethod
-    def choose(cls, problem: Problem, pilot: TokenStatistics) -> Paper:
-        """The smoothing with the lowest whole bound predicted on the pilot."""
+    def choose(cls, problem: Problem, pilot: Pilot, smoothing: str = "global") -> Paper:
+        """The smoothing with the lowest whole bound predicted on the pilot.
+
+        Raises:
+            UsageError: for another smoothing than ``global``.
+        """
+        check_smoothing(cls.name, cls.smoothings, smoothing)
+        statistics = pilot.at(None)
 
         def predicted(method: Paper) -> float:
             rate = complexity_rate(problem, method.selection(), paper_failure_probs(problem)[0])
-            statistic = method.statistic({"loss": method.loss.of(pilot)}, rate)
-            return method.upper(statistic, problem, rate)
+            statistic = method.statistic({"loss": method.loss.of(statistics)}, rate)
+            return method.upper(statistic, statistics.window_sizes, problem, rate)
 
         if problem.metric != "bpd":
             return cls(problem.metric, problem.vocab_size, None)
@@ -73,7 +82,13 @@ class Paper(ConstantRangeMethod):
         """The paper's split."""
         return paper_failure_probs(problem)
 
-    def upper(self, statistic: FloatArray, problem: Problem, rate: float) -> float:
-        """Hoeffding's bound for values in an interval of length Delta, from ``problem.n_windows`` of them."""
+    def upper(self, statistic: FloatArray, sizes: IntArray, problem: Problem, rate: float) -> float:
+        """Hoeffding's bound for values in an interval of length Delta, from ``problem.n_windows`` of them.
+
+        Raises:
+            UsageError: for draws without replacement.
+        """
+        if not problem.replacement:
+            raise UsageError("method paper is for draws with replacement")
         _, delta_2 = paper_failure_probs(problem)
         return hoeffding_upper(float(np.mean(statistic)), self.loss.loss_range, problem.n_windows, delta_2)

@@ -15,11 +15,13 @@ from typing import Any, ClassVar, Protocol
 import numpy as np
 
 from lm_bounds.bounds.losses import Loss
-from lm_bounds.bounds.statistics import FloatArray, TokenStatistics
-from lm_bounds.errors import UsageError
+from lm_bounds.bounds.statistics import FloatArray, IntArray, Pilot, TokenStatistics
+from lm_bounds.errors import UsageError, nearest
 
 # Added to a bound, relative to one plus its size: some ten times what double precision can have taken away.
 _ROUNDING = 1e-13
+
+UPPER_BOUNDS = ("kl_inf", "hoeffding", "bernstein")
 
 Columns = Mapping[str, FloatArray]
 Selection = tuple[tuple[str, float], ...]
@@ -37,6 +39,9 @@ class Problem:
         description_bits: length of a self-delimiting description of the hypothesis, without what the method chooses.
         failure_prob: delta, of this metric, in (0, 1).
         shared_draws: G >= 1, the number of models or choices that may be judged on the same certifying draws.
+        replacement: whether the same window can be drawn again; else every window is drawn at most once, each time in
+            proportion to its size among those that are left.
+        upper: the upper confidence bound of the sample, one of ``UPPER_BOUNDS``.
 
     Raises:
         UsageError: outside these ranges.
@@ -49,6 +54,8 @@ class Problem:
     description_bits: float
     failure_prob: float
     shared_draws: int = 1
+    replacement: bool = True
+    upper: str = "kl_inf"
 
     def __post_init__(self) -> None:
         if not 0.0 < self.failure_prob < 1.0:
@@ -56,6 +63,10 @@ class Problem:
         for name in ("n_tokens", "n_windows", "shared_draws"):
             if not getattr(self, name) >= 1:
                 raise UsageError(f"{name} must be at least 1, {getattr(self, name)} was given")
+        if self.upper not in UPPER_BOUNDS:
+            raise UsageError(f"unknown upper bound {self.upper!r}{nearest(self.upper, UPPER_BOUNDS)}")
+        if self.upper != "kl_inf" and not self.replacement:
+            raise UsageError(f"upper={self.upper} is for draws with replacement")
         if not 0.0 <= self.description_bits < math.inf:
             raise UsageError(f"description_bits must be >= 0 and finite, {self.description_bits} was given")
 
@@ -88,6 +99,7 @@ class Method(Protocol):
     """A bounding method with its parameters fixed."""
 
     name: ClassVar[str]
+    smoothings: ClassVar[tuple[str, ...]]
 
     @property
     def loss(self) -> Loss:
@@ -95,8 +107,13 @@ class Method(Protocol):
         ...
 
     @classmethod
-    def choose(cls, problem: Problem, pilot: TokenStatistics) -> Method:
+    def choose(cls, problem: Problem, pilot: Pilot, smoothing: str = "global") -> Method:
         """The parameters on the method's grids for which the whole bound predicted on the pilot is lowest."""
+        ...
+
+    @property
+    def temperature(self) -> float:
+        """T: the statistics have to be those of p^(1/T)."""
         ...
 
     def selection(self) -> Selection:
@@ -119,7 +136,11 @@ class Method(Protocol):
         """z_max: no token's Z is above it."""
         ...
 
-    def upper(self, statistic: FloatArray, problem: Problem, rate: float) -> float:
+    def statistic_min(self, rate: float) -> float:
+        """A number that no token's Z is below."""
+        ...
+
+    def upper(self, statistic: FloatArray, sizes: IntArray, problem: Problem, rate: float) -> float:
         """Upper confidence bound of the corpus mean of Z at level delta_2."""
         ...
 
@@ -150,13 +171,14 @@ def complexity_rate(problem: Problem, selection: Selection, delta_1: float) -> f
     return (math.log(2) * bits - math.log(delta_1)) / problem.n_tokens
 
 
-def certify(method: Method, problem: Problem, means: Columns) -> Bound:
+def certify(method: Method, problem: Problem, means: Columns, sizes: IntArray) -> Bound:
     """The bound from the certifying windows' column means.
 
     Args:
         method: with parameters that were fixed without a look at these windows.
         problem: the numbers; ``n_windows`` is the number of windows in ``means``.
         means: each column's mean over each window's tokens; arrays of shape (windows,).
+        sizes: tokens of each window, in the order of the draws. # shape: (windows,)
 
     Raises:
         UsageError: when the number of windows is not ``problem.n_windows``, a mean is not finite, or the method is for
@@ -168,6 +190,8 @@ def certify(method: Method, problem: Problem, means: Columns) -> Bound:
     n_windows = len(means["loss"])
     if n_windows != problem.n_windows:
         raise UsageError(f"{problem.n_windows} windows were announced, {n_windows} were given")
+    if len(sizes) != n_windows:
+        raise UsageError(f"{n_windows} windows need as many sizes, {len(sizes)} were given")
     if not all(bool(np.isfinite(values).all()) for values in means.values()):
         raise UsageError("every window mean must be finite")
     bounded, announced = method.loss.to_dict(), {"metric": problem.metric, "vocab_size": problem.vocab_size}
@@ -176,8 +200,29 @@ def certify(method: Method, problem: Problem, means: Columns) -> Bound:
     delta_1, _ = method.failure_probs(problem)
     rate = complexity_rate(problem, method.selection(), delta_1)
     statistic = method.statistic(means, rate)
-    risk = float(np.mean(means["loss"]))
-    complexity = min(float(np.mean(statistic)), method.loss.loss_max) - risk
-    upper = method.upper(statistic, problem, rate)
+    risk = sample_mean(means["loss"], sizes, problem)
+    complexity = min(sample_mean(statistic, sizes, problem), method.loss.loss_max) - risk
+    upper = method.upper(statistic, sizes, problem, rate)
     upper = min(upper + _ROUNDING * (1.0 + abs(upper)), method.loss.loss_max)
     return Bound(method.name, risk, complexity, upper - (risk + complexity), rate)
+
+
+def sample_mean(values: FloatArray, sizes: IntArray, problem: Problem) -> float:
+    """An unbiased estimate of the corpus mean from window means: their mean, or Des Raj's without replacement.
+
+        mean_j [ S_{j-1} + (m - M_{j-1}) v_j ]/m,   S and M the sums of size times value and of size before the draw
+
+    Once every window has been drawn it is the exact mean.
+
+    Args:
+        values: window means in the order of the draws. # shape: (windows,)
+        sizes: tokens of each window. # shape: (windows,)
+        problem: whether draws are replaced, and m.
+    """
+    if problem.replacement:
+        return float(np.mean(values))
+    drawn = np.cumsum(sizes * values)
+    if int(np.sum(sizes)) == problem.n_tokens:
+        return float(drawn[-1]) / problem.n_tokens
+    left = problem.n_tokens - (np.cumsum(sizes) - sizes)
+    return float(np.mean((drawn - sizes * values + left * values) / problem.n_tokens))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +12,10 @@ from lm_bounds.errors import UsageError
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
+
+# T = 2^((k-6)/8) for k = 0..15: from 0.595 to 2.181, T = 1 among them; p^(1/T) is made a distribution again.
+TEMPERATURE_GRID: tuple[float, ...] = tuple(2.0 ** ((k - 6) / 8) for k in range(16))
+UNIT_TEMPERATURE = 6
 
 
 @dataclass(frozen=True)
@@ -49,6 +54,14 @@ class TokenStatistics:
     def n_windows(self) -> int:
         """Number of windows."""
         return len(self.window_sizes)
+
+    def last_tokens(self) -> TokenStatistics:
+        """The last token of every window alone."""
+        last = np.cumsum(self.window_sizes) - 1
+        ones = np.ones_like(self.window_sizes)
+        return TokenStatistics(
+            self.log2_prob[last], self.rank[last], self.entropy_bits[last], self.max_prob[last], ones
+        )
 
     def thinned(self, n_tokens: int) -> TokenStatistics:
         """Every k-th token of each window, k the smallest step that leaves about ``n_tokens`` tokens in all.
@@ -89,3 +102,28 @@ def window_sums(values: npt.ArrayLike, window_sizes: IntArray) -> FloatArray:
     """
     starts = np.cumsum(window_sizes) - window_sizes
     return np.asarray(np.add.reduceat(np.asarray(values, dtype=np.float64), starts), dtype=np.float64)
+
+
+@dataclass(frozen=True)
+class Pilot:
+    """Statistics of the same tokens at each temperature that a method may choose.
+
+    Args:
+        by_temperature: statistics by index of ``TEMPERATURE_GRID``, that of T = 1 among them; with that alone, the
+            temperature is not chosen.
+    """
+
+    by_temperature: Mapping[int, TokenStatistics]
+
+    def at(self, temperature_index: int | None) -> TokenStatistics:
+        """The statistics at a temperature; None for T = 1."""
+        return self.by_temperature[UNIT_TEMPERATURE if temperature_index is None else temperature_index]
+
+    def thinned(self, n_tokens: int) -> Pilot:
+        """The same tokens fewer, see ``TokenStatistics.thinned``."""
+        return Pilot({index: statistics.thinned(n_tokens) for index, statistics in self.by_temperature.items()})
+
+    @property
+    def offers_temperatures(self) -> bool:
+        """Whether there is more than T = 1."""
+        return len(self.by_temperature) > 1

@@ -55,6 +55,99 @@ def kl_inf_upper(values: npt.ArrayLike, ceilings: npt.ArrayLike, rate: float) ->
     return mean + float(excess.mean()) - scale * math.expm1(float(log_headroom.mean()) - rate)
 
 
+def without_replacement_upper(
+    values: npt.ArrayLike, sizes: npt.ArrayLike, total: int, ceiling: float, failure_prob: float
+) -> float:
+    """Upper bound of a population's weighted mean from members drawn without replacement.
+
+    The population has members of sizes that sum to M; each draw takes one of those that are left with probability
+    proportional to its size. Given the first j - 1 draws, the expectation of the next value under a mean mu is
+
+        mu_j = (M mu - S_{j-1})/(M - M_{j-1}),   S and M_j the sums of size times value and of size so far,
+
+    so that prod (c - v_j)/(c - mu_j) is a non-negative martingale of mean 1 at the true mean, and the bound is the
+    largest mu with sum ln(c - v_j) - sum ln(c - mu_j) <= ln 1/failure_prob (Ville's inequality). Once every member has
+    been drawn it is the exact mean.
+
+    Args:
+        values: v_j in the order of the draws, each below the ceiling. # shape: (n,)
+        sizes: of the members drawn, >= 1. # shape: (n,)
+        total: M.
+        ceiling: c, fixed before the draws.
+        failure_prob: in (0, 1].
+
+    Raises:
+        UsageError: for an empty sample, sizes that exceed the total, or a value not below the ceiling.
+
+    Source: betting without replacement, Waudby-Smith & Ramdas 2024, section 4, with the bet of kl_inf.
+
+    >>> without_replacement_upper([0.0, 1.0], [1, 3], 4, 2.0, 0.05)
+    0.75
+    """
+    observed, weights = np.asarray(values, dtype=np.float64), np.asarray(sizes, dtype=np.float64)
+    if observed.size == 0 or observed.shape != weights.shape or not 0.0 < failure_prob <= 1.0:
+        raise UsageError("an upper confidence bound needs as many sizes as values, and a probability in (0, 1]")
+    if not bool(np.all((observed < ceiling) & np.isfinite(observed))) or not math.isfinite(ceiling):
+        raise UsageError("every value must be finite and below its finite ceiling: choose a larger ceiling")
+    if not bool(np.all(weights >= 1)) or weights.sum() > total:
+        raise UsageError(f"the sizes of the draws must be at least 1 and sum to at most {total}")
+    mean = float(weights @ observed / weights.sum())
+    left = total - np.concatenate([[0.0], np.cumsum(weights)[:-1]])
+    if weights.sum() == total:
+        return mean
+    # relative to the sample's mean, so that a far ceiling does not swallow the digits of the values
+    deviation, room = observed - mean, ceiling - mean
+    before = np.concatenate([[0.0], np.cumsum(weights * deviation)[:-1]])
+
+    def excess(shift: float) -> float:
+        """sum ln((c - v_j)/(c - mu_j)) for mu = mean + shift."""
+        expected = (total * shift - before) / left
+        return float(np.sum(np.log1p((expected - deviation) / (room - expected))))
+
+    # above ``high`` some mu_j would reach the ceiling; below ``low`` the excess is negative
+    high = float(np.min((room * left + before) / total))
+    low = -max(1.0, abs(high))
+    while excess(low) > 0.0:
+        low *= 2.0
+    target = -math.log(failure_prob)
+    for _ in range(200):
+        middle = 0.5 * (low + high)
+        if not low < middle < high:
+            break
+        low, high = (middle, high) if excess(middle) <= target else (low, middle)
+    return mean + high
+
+
+def bernstein_upper(values: npt.ArrayLike, low: float, high: float, failure_prob: float) -> float:
+    """The empirical Bernstein upper bound of the mean of independent values in [low, high].
+
+        mean + sqrt( 2 s^2 ln(2/failure_prob)/n ) + 7 (high - low) ln(2/failure_prob) / (3 (n - 1))
+
+    with s^2 the unbiased sample variance.
+
+    Args:
+        values: observations. # shape: (n,), n >= 2
+        low, high: the values' range.
+        failure_prob: in (0, 1].
+
+    Raises:
+        UsageError: for fewer than two values, a value outside the range, or a probability outside (0, 1].
+
+    Source: Maurer & Pontil 2009, Theorem 4.
+
+    >>> round(bernstein_upper([0.0, 1.0] * 50, 0.0, 1.0, 0.05), 6)
+    0.722961
+    """
+    observed = np.asarray(values, dtype=np.float64)
+    if observed.size < 2 or not 0.0 < failure_prob <= 1.0:
+        raise UsageError("the empirical Bernstein bound needs at least two values and a probability in (0, 1]")
+    if not bool(np.all((observed >= low) & (observed <= high))):
+        raise UsageError(f"every value must be in [{low}, {high}]")
+    n, level = observed.size, math.log(2.0 / failure_prob)
+    spread = math.sqrt(2.0 * float(observed.var(ddof=1)) * level / n)
+    return float(observed.mean()) + spread + 7.0 * (high - low) * level / (3.0 * (n - 1))
+
+
 def log_ratio(numbers: FloatArray, excess: FloatArray, scale: float) -> FloatArray:
     """ln(numbers/scale) where numbers = scale (1 + excess), without loss of digits for small and for large excess."""
     return np.where(excess > -0.5, np.log1p(np.maximum(excess, -0.5)), np.log(numbers / scale))

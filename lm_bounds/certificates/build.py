@@ -116,7 +116,8 @@ def _shared_fields(plan: Plan, observations: Observations, observations_path: Pa
         "model": {**asdict(plan.model), "context_rule": plan.model.context_rule},
         "settings": settings.to_dict(),
         "sample": {
-            "unit": "window",
+            "unit": settings.unit,
+            "replacement": settings.replacement,
             "windows": plan.n_windows,
             "scored_tokens": int(observations.window_sizes.sum()),
             "pilot": settings.n_pilot,

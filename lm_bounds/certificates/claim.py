@@ -20,11 +20,14 @@ def claim_sentence(fields: Mapping[str, Any]) -> str:
     The bound is rounded up to six digits and the uniform guess down: the sentence never claims more than the fields.
 
     Args:
-        fields: of a certificate; ``claim`` without its sentence, ``complexity``, ``corpus``, ``model``, ``settings``.
+        fields: of a certificate; ``claim`` without its sentence, ``complexity``, ``corpus``, ``method``, ``model``,
+            ``settings``.
     """
     claim, corpus, model = fields["claim"], fields["corpus"], fields["model"]
     if claim["metric"] == "bpd":
-        quantity = "expected smoothed next-token loss"
+        temperature = fields["method"].get("temperature", 1.0)
+        tempered = "" if temperature == 1.0 else f" (at temperature {temperature:.6g})"
+        quantity = f"expected smoothed next-token loss{tempered}"
     else:
         quantity = f"expected top-{claim['metric'][3:]} next-token error rate"
     count = {"exact": "", "declared": "a declared ", "lower_bound": "at least "}[corpus["n_tokens_kind"]]

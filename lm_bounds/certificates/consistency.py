@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from lm_bounds.bounds import Freedman, KlInf, Method, top_k
+from lm_bounds.bounds import AzumaLambda, Freedman, KlInf, Method, top_k
 from lm_bounds.bounds.statistics import FloatArray
 from lm_bounds.certificates.evidence import Observations
 
@@ -30,8 +30,12 @@ def window_failures(observations: Observations, corpus: Mapping[str, Any], conte
     """
     token, start, stop = observations.token_index, observations.start, observations.stop
     inside = (start <= token) & (token < stop) & (start >= 0) & (stop <= corpus["n_tokens"])
-    if not bool(np.all(inside & (observations.window_sizes <= context))):
+    if not bool(np.all(inside & (stop - start <= context))):
         yield "a window does not hold its drawn token, or is longer than the context"
+    if observations.unit == "token":
+        if bool(np.any(stop != token + 1)):
+            yield "a window does not end with its drawn token"
+        return
     windows = np.unique(np.stack([start, stop], axis=1), axis=0)  # shape: (distinct windows, 2)
     if bool(np.any(windows[1:, 0] < windows[:-1, 1])):
         yield "two windows overlap: windows cut the corpus into pieces"
@@ -58,6 +62,8 @@ def column_failures(observations: Observations, method: Method, metric: str, rat
         yield from _ceiling_failures(method, means)
     elif isinstance(method, Freedman):
         yield from _centre_failures(method, means)
+    elif isinstance(method, AzumaLambda):
+        yield from _range_failures(method, means)
     statistic, largest = method.statistic(means, rate), method.statistic_max(rate)
     if not bool(np.all(statistic <= largest + _TOLERANCE * (1.0 + abs(largest)))):
         yield f"a window's statistic is above its largest possible value, {largest:.6g}"
@@ -65,11 +71,13 @@ def column_failures(observations: Observations, method: Method, metric: str, rat
 
 def _ceiling_failures(method: KlInf, means: Mapping[str, FloatArray]) -> Iterator[str]:
     offset, loss = method.ceiling_offset, method.loss
-    _, steepest = method.ceiling_rises(np.array([0.0, math.log2(method.vocab_size)]))
+    at = loss.kinks()
+    rises = method.ceiling_rises(at)
+    steepest = float(rises.max())
     if not _within(means["ceiling_rise"], 0.0, steepest):
         yield f"a window's mean ceiling_rise is outside [0, {steepest:.6g}]"
     excess = (means["ceiling_rise"] - means["loss"]) / offset
-    ends = (-loss.loss_max / offset, (float(steepest) - loss.loss_min) / offset)
+    ends = (float(np.min(rises - loss.largest(at))) / offset, (steepest - loss.loss_min) / offset)
     if not _mean_log(means["log_headroom"], excess, ends, offset, _has_two_values(method)):
         yield "a window's log_headroom does not fit its ceiling_rise and loss"
 
@@ -83,6 +91,12 @@ def _centre_failures(method: Freedman, means: Mapping[str, FloatArray]) -> Itera
     ends = (float(lowest - method.loss.loss_max) / scale, float(highest - method.loss.loss_min) / scale)
     if not _mean_log(means["log_growth"], excess, ends, scale, _has_two_values(method)):
         yield "a window's log_growth does not fit its centre and loss"
+
+
+def _range_failures(method: AzumaLambda, means: Mapping[str, FloatArray]) -> Iterator[str]:
+    squares = method.loss.ranges(method.loss.kinks()) ** 2
+    if not _within(means["squared_range"], float(squares.min()), float(squares.max())):
+        yield f"a window's mean squared_range is outside [{squares.min():.6g}, {squares.max():.6g}]"
 
 
 def _has_two_values(method: KlInf | Freedman) -> bool:

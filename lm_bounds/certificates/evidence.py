@@ -134,6 +134,8 @@ class Plan:
             description_bits=self.code.bits + sum(entry.bits for entry in self.overhead()),
             failure_prob=self.metric_failure_prob,
             shared_draws=self.settings.shared_draws,
+            replacement=self.settings.replacement,
+            upper=self.settings.upper,
         )
 
     def charged_bits(self, metric: str) -> float:
@@ -182,6 +184,7 @@ def certify_seed_parts(
             ``paper``, whose bound would not hold for whichever number of windows turned out best.
     """
     common = [settings["draw_seed"], {name: corpus[name] for name in _CORPUS_FACTS}, model["context"]]
+    common += [settings["unit"], settings["upper"]]
     if settings["method"] == "paper":
         common.append(n_windows)
     if settings["shared_draws"] > 1:
@@ -216,17 +219,19 @@ class Observations:
         token_index: the drawn tokens.
         start, stop: their windows in the token stream.
         sums: per-window sums of every column, by ``metric/column``, float64.
+        unit: ``window``, or ``token`` where the drawn token alone was observed, the last one of its window.
     """
 
     token_index: IntArray  # shape: (windows,)
     start: IntArray  # shape: (windows,)
     stop: IntArray  # shape: (windows,)
     sums: Mapping[str, FloatArray]  # each of shape: (windows,)
+    unit: str = "window"
 
     @property
     def window_sizes(self) -> IntArray:
-        """Scored tokens of every window."""
-        return self.stop - self.start
+        """Observed tokens of every window."""
+        return self.stop - self.start if self.unit == "window" else np.ones_like(self.start)
 
     @property
     def n_windows(self) -> int:
@@ -254,4 +259,4 @@ class Observations:
         means = self.means(metric)
         if not all(math.isfinite(float(values.sum())) for values in means.values()):
             raise UsageError(f"the observations of {metric} are not finite")
-        return certify(method, problem, means)
+        return certify(method, problem, means, self.window_sizes)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from lm_bounds.bounds import Method
+from lm_bounds.bounds import BEST, Method
 from lm_bounds.certificates.evidence import Observations, context_rule
 from lm_bounds.settings import Settings
 
@@ -68,8 +68,14 @@ def method_failures(fields: Mapping[str, Any], method: Method) -> Iterator[str]:
         yield "the method is of another metric than the claim"
     if stated["vocab_size"] != fields["model"]["vocab_size"]:
         yield "the method's vocab_size is not the model's"
-    if fields["settings"]["method"] != method.name:
+    if fields["settings"]["method"] not in (method.name, BEST):
         yield "the settings name another method than was used"
+    smoothing = "global" if stated.get("smoothing_slope_index") is None else "entropy"
+    asked = fields["settings"]["smoothing"]
+    if stated["metric"] == "bpd" and smoothing != (asked or smoothing):
+        yield "the settings name another smoothing than was used"
+    if asked is None and smoothing == "entropy" and fields["settings"]["method"] != BEST:
+        yield "the settings name another smoothing than was used"
 
 
 def fact_failures(fields: Mapping[str, Any], observations: Observations) -> Iterator[str]:
@@ -96,8 +102,10 @@ def fact_failures(fields: Mapping[str, Any], observations: Observations) -> Iter
         yield "settings.context is not the model's context"
     if settings["compressor"] != fields["complexity"]["compressor"]["name"]:
         yield "the settings name another compressor than was used"
-    if sample["unit"] != "window" or sample["draw_seed"] != settings["draw_seed"]:
+    if sample["unit"] != settings["unit"] or sample["draw_seed"] != settings["draw_seed"]:
         yield "the sample's unit or draw_seed is not that of the settings"
+    if sample["replacement"] != Settings(method=settings["method"], upper=settings["upper"]).replacement:
+        yield "the sample's replacement is not that of the settings"
     planned = Settings(windows=settings["windows"], pilot=settings["pilot"])
     if sample["windows"] > planned.windows or sample["pilot"] != planned.n_pilot:
         yield "the sample's windows or pilot are not those of the settings"

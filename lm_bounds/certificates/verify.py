@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from lm_bounds.bounds import Method, Problem, complexity_rate, method_from_dict, vacuous_at
+from lm_bounds.bounds.statistics import IntArray
 from lm_bounds.certificates.claim import claim_sentence
 from lm_bounds.certificates.consistency import column_failures, window_failures
 from lm_bounds.certificates.evidence import MeasuredCode, Observations, certify_seed_parts
@@ -23,7 +24,7 @@ from lm_bounds.certificates.facts import fact_failures, method_failures, type_fa
 from lm_bounds.certificates.files import digest, read_certificate, sha256_file
 from lm_bounds.codelength import EvaluationSettings, length_prefix, settings_ledger
 from lm_bounds.errors import VerificationError
-from lm_bounds.sampling import Windows, draws_sha256, stream_seed, uniform_indices
+from lm_bounds.sampling import MOST_DRAWS_PER_WINDOW, Windows, draws_sha256, stream_seed, uniform_indices
 
 _TOLERANCE = 1e-9  # what other versions of numpy may change
 _LEDGER_PARTS = ("weights", "description", "selection")
@@ -98,7 +99,7 @@ def _failures(fields: Mapping[str, Any], directory: Path) -> Iterator[str]:
     if sha256_file(observations_path) != sample["observations_sha256"]:
         yield f"the observations file {sample['observations']!r} is not the one that was certified (other sha256)"
         return
-    observations = read_observations(observations_path)
+    observations = read_observations(observations_path, sample["unit"])
     if observations.n_windows != sample["windows"]:
         yield f"{sample['windows']!r} windows are certified, the observations hold {observations.n_windows}"
         return
@@ -112,8 +113,12 @@ def _failures(fields: Mapping[str, Any], directory: Path) -> Iterator[str]:
         yield "the claim's sentence does not say what the fields say"
 
 
-def read_observations(path: Path) -> Observations:
+def read_observations(path: Path, unit: str) -> Observations:
     """The observations of a run.
+
+    Args:
+        path: of their file.
+        unit: ``window`` or ``token``.
 
     Raises:
         VerificationError: when the file is not what this package writes.
@@ -129,7 +134,7 @@ def read_observations(path: Path) -> Observations:
             raise VerificationError(
                 f"the observations file {path.name!r}: sums/{name} is not one finite float64 for each window"
             )
-    return Observations(windows.token_index, windows.start, windows.stop, sums)
+    return Observations(windows.token_index, windows.start, windows.stop, sums, unit)
 
 
 def _problem(fields: Mapping[str, Any]) -> Problem:
@@ -143,6 +148,8 @@ def _problem(fields: Mapping[str, Any]) -> Problem:
         description_bits=_part_bits(ledger, "weights") + _part_bits(ledger, "description"),
         failure_prob=settings["failure_prob"] / share,
         shared_draws=settings["shared_draws"],
+        replacement=fields["sample"]["replacement"],
+        upper=settings["upper"],
     )
 
 
@@ -179,8 +186,7 @@ def _ledger_failures(fields: Mapping[str, Any], method: Method) -> Iterator[str]
 def _draw_failures(fields: Mapping[str, Any], observations: Observations) -> Iterator[str]:
     sample, corpus = fields["sample"], fields["corpus"]
     parts = sample["seed_parts"]
-    indices = uniform_indices(sample["windows"], corpus["n_tokens"], stream_seed("certify", *parts))
-    if not np.array_equal(indices, observations.token_index):
+    if not _are_drawn(observations, corpus["n_tokens"], stream_seed("certify", *parts), sample["replacement"]):
         yield "the drawn tokens are not those of the seed"
     drawn = Windows(observations.token_index, observations.start, observations.stop)
     if draws_sha256(drawn) != sample["draws_sha256"]:
@@ -190,6 +196,42 @@ def _draw_failures(fields: Mapping[str, Any], observations: Observations) -> Ite
     yield from window_failures(observations, corpus, fields["model"]["context"])
     if int(observations.window_sizes.sum()) != sample["scored_tokens"]:
         yield "the windows do not add up to scored_tokens"
+
+
+def _are_drawn(observations: Observations, n_tokens: int, seed: int, replacement: bool) -> bool:
+    """Whether the tokens are those of the stream, in their order, without those of windows that were drawn before.
+
+    Where the windows are the whole corpus, nothing was drawn.
+    """
+    n = observations.n_windows
+    if replacement:
+        return np.array_equal(uniform_indices(n, n_tokens, seed), observations.token_index)
+    identity = observations.token_index if observations.unit == "token" else observations.start
+    if len(np.unique(identity)) != n:
+        return False
+    if int(observations.window_sizes.sum()) == n_tokens:
+        return True
+    n_draws = n
+    while n_draws <= 2 * MOST_DRAWS_PER_WINDOW * n:
+        stream = uniform_indices(n_draws, n_tokens, seed)
+        holder = _window_of(stream, observations)
+        first = np.sort(np.unique(np.where(holder < 0, -1 - np.arange(n_draws), holder), return_index=True)[1])[:n]
+        if len(first) == n or bool((holder[first] < 0).any()):
+            return np.array_equal(stream[first], observations.token_index)
+        n_draws *= 2
+    return False
+
+
+def _window_of(tokens: IntArray, observations: Observations) -> IntArray:
+    """The number of the observed window that holds each token, -1 where none does."""
+    by_token = observations.unit == "token"
+    starts = observations.token_index if by_token else observations.start
+    stops = observations.token_index + 1 if by_token else observations.stop
+    order = np.argsort(starts)
+    place = np.searchsorted(starts[order], tokens, side="right") - 1
+    number = order[np.maximum(place, 0)]
+    held = (place >= 0) & (tokens < stops[number])
+    return np.where(held, number, -1)
 
 
 def _seed_covers(parts: list[Any], fields: Mapping[str, Any]) -> bool:

@@ -52,6 +52,11 @@ class Corpus(Protocol):
         ...
 
     @property
+    def document_starts(self) -> IntArray | None:
+        """Index of each document's first token, None where the documents are not listed."""
+        ...
+
+    @property
     def tokenizer_sha256(self) -> str:
         """Hash of the tokenizer whose ids these are."""
         ...

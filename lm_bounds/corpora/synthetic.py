@@ -249,6 +249,11 @@ class SyntheticCorpus:
         return None
 
     @property
+    def document_starts(self) -> None:
+        """Not listed."""
+        return None
+
+    @property
     def end_of_text_id(self) -> None:
         """None: a document ends with the delimiter of its last integer, or with the row."""
         return None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import unittest.mock
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -15,7 +15,7 @@ from lm_bounds.bounds import TokenStatistics
 from lm_bounds.bounds.statistics import IntArray
 from lm_bounds.errors import ModelError, UsageError
 from lm_bounds.sampling import Windows
-from lm_bounds.scoring.logits import token_statistics
+from lm_bounds.scoring.logits import tempered_statistics, token_statistics
 
 
 @dataclass(frozen=True)
@@ -58,19 +58,20 @@ class HFScorer:
         return logits
 
     def score(
-        self, read: Callable[[int, int], IntArray], windows: Windows
-    ) -> Iterator[tuple[IntArray, TokenStatistics]]:
-        """Batches of (window numbers, statistics), longest windows first.
+        self, read: Callable[[int, int], IntArray], windows: Windows, temperatures: Sequence[float] = (1.0,)
+    ) -> Iterator[tuple[IntArray, list[TokenStatistics]]]:
+        """Batches of (window numbers, statistics at each temperature), longest windows first.
 
         Args:
             read: ``read(start, stop)`` gives these tokens of the corpus; it is called for each window.
             windows: their start and stop.
+            temperatures: T > 0.
         """
         order = np.argsort(windows.start - windows.stop, kind="stable")
         for first in range(0, len(order), self.batch_size):
             numbers = order[first : first + self.batch_size]
             batch = [read(int(windows.start[j]), int(windows.stop[j])) for j in numbers]
-            yield numbers, self.score_batch(batch)
+            yield numbers, tempered_statistics(*self._predicted(batch, batch), temperatures)
 
     def score_batch(self, windows: list[IntArray], contexts: list[IntArray] | None = None) -> TokenStatistics:
         """Statistics of some windows.
@@ -82,17 +83,22 @@ class HFScorer:
         Raises:
             ModelError: for a token id that has no logit.
         """
-        lengths = [len(window) for window in windows]
+        return token_statistics(*self._predicted(windows, contexts or windows))
+
+    def _predicted(
+        self, windows: list[IntArray], contexts: list[IntArray]
+    ) -> tuple[torch.Tensor, torch.Tensor, list[int]]:
+        """Logits, targets and lengths of a batch."""
         targets = _padded(windows)
         # a window's last token is predicted and not read, not even where a longer window of the batch goes on
-        inputs = _padded([np.r_[self.prefix_token_id, read[:-1]] for read in contexts or windows])
+        inputs = _padded([np.r_[self.prefix_token_id, read[:-1]] for read in contexts])
         if int(targets.max()) >= self.vocab_size:
             raise ModelError(
                 f"token id {int(targets.max())} has no logit (the model has {self.vocab_size}): "
                 "the tokenizer does not fit the model"
             )
         logits = self.logits(inputs)
-        return token_statistics(logits, torch.as_tensor(targets, device=logits.device), lengths)
+        return logits, torch.as_tensor(targets, device=logits.device), [len(window) for window in windows]
 
 
 def _padded(windows: list[IntArray]) -> IntArray:

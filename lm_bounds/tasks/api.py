@@ -47,5 +47,5 @@ def certify(
     chosen = offered if metrics is None else list(metrics)
     if not chosen or not set(chosen) <= set(offered):
         raise UsageError(f"metrics {chosen} were asked for: this corpus and vocabulary offer {', '.join(offered)}")
-    observations = session.observe(range(parsed.windows))
+    observations = session.observe(range(session.plan.n_windows))
     return write_certificates(session.plan, observations, chosen, certificate_directory(session.plan))

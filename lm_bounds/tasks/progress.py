@@ -10,7 +10,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from lm_bounds.pipeline import Progress
+from lm_bounds.passes import Progress
 
 _LINE_EVERY = 30.0  # seconds
 

@@ -15,7 +15,8 @@ from lm_eval.api.model import LM
 
 from lm_bounds.certificates import Observations, Plan
 from lm_bounds.errors import ModelError, UsageError
-from lm_bounds.pipeline import Progress, Session, no_progress, open_session
+from lm_bounds.passes import Progress, no_progress
+from lm_bounds.pipeline import Session, open_session
 from lm_bounds.processes import ONE_PROCESS, Processes, check_alike, processes_of, together
 from lm_bounds.settings import Settings, check_unknown_keys, parse_settings
 from lm_bounds.tasks.progress import progress_report
@@ -49,10 +50,17 @@ class Observation:
 
     @property
     def n_tokens(self) -> int:
-        """Scored tokens of the window."""
-        return self.stop - self.start
+        """Observed tokens of the window."""
+        return self.stop - self.start if self.plan.settings.unit == "window" else 1
+
+    @property
+    def is_surplus(self) -> bool:
+        """Whether the corpus has so few windows that this draw is none of them."""
+        return self.draw >= self.plan.n_windows
 
     def __str__(self) -> str:
+        if self.is_surplus:
+            return f"draw {self.draw}: none, the corpus has {self.plan.n_windows} windows"
         return f"draw {self.draw}: tokens {self.start} to {self.stop - 1}"
 
     __repr__ = __str__
@@ -93,8 +101,12 @@ def token_statistics(lm: LM, requests: list[Instance]) -> list[Observation]:
     for shared, members in runs.items():
         draws = sorted({int(request.doc["draw"]) for request in members})
         session = _open(lm, json.loads(shared), {str(request.args[2]) for request in members}, processes)
-        observations = session.observe(draws, progress_bar(processes))
-        found.update({(shared, entry.draw): entry for entry in _rows(session.plan, draws, observations)})
+        plan, needed = session.plan, [draw for draw in draws if draw < session.plan.n_windows]
+        if processes.rank == 0 and plan.n_windows < json.loads(shared)["windows"]:
+            _warn_once(f"the corpus has {plan.n_windows} {plan.settings.unit}s in all: each is scored, none is sampled")
+        observations = session.observe(needed, progress_bar(processes))
+        found.update({(shared, entry.draw): entry for entry in _rows(plan, needed, observations)})
+        found.update({(shared, draw): Observation(plan, draw, 0, 0, 0, {}) for draw in set(draws) - set(needed)})
     return [found[request.args[1], int(request.doc["draw"])] for request in requests]
 
 

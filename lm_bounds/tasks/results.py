@@ -77,8 +77,8 @@ def join(observations: Sequence[Observation]) -> tuple[Plan, Observations]:
     Raises:
         UsageError: when a draw is missing, was counted twice, or comes from another run.
     """
-    ordered = sorted(observations, key=lambda entry: entry.draw)
-    plan = ordered[0].plan
+    plan = observations[0].plan
+    ordered = sorted((entry for entry in observations if not entry.is_surplus), key=lambda entry: entry.draw)
     if [entry.draw for entry in ordered] != list(range(plan.n_windows)):
         raise UsageError(
             f"{plan.n_windows} certifying windows were drawn, {len(ordered)} observations came back: every window "
@@ -91,12 +91,15 @@ def join(observations: Sequence[Observation]) -> tuple[Plan, Observations]:
         return np.array([getattr(entry, name) for entry in ordered], dtype=np.int64)
 
     sums = {name: np.array([entry.sums[name] for entry in ordered]) for name in ordered[0].sums}
-    return plan, Observations(column("token_index"), column("start"), column("stop"), sums)
+    observed = Observations(column("token_index"), column("start"), column("stop"), sums, plan.settings.unit)
+    return plan, observed
 
 
 def window_values(observation: Observation, metric: str) -> tuple[float, ...]:
     """One window's numbers under every key but the bound's: its mean loss, its size, and what the run fixed."""
     plan = observation.plan
+    if observation.is_surplus:
+        return (0.0,) * (len(RESULT_KEYS) - 1)
     risk = observation.sums[f"{metric}/loss"] / observation.n_tokens
     fixed = (
         plan.charged_bits(metric),

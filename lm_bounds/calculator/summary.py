@@ -95,12 +95,14 @@ def bound_from_summary(method: str, summary: Summary) -> tuple[Bound, dict[str, 
     rate = complexity_rate(problem, (("ceiling b", math.log2(N_MARGINS)),), delta_1)
 
     def worst(mean: float, index: int) -> float:
-        return two_point_upper(mean, loss.loss_min, loss.loss_max, ceiling_offset(loss.loss_max, index), rate)
+        return two_point_upper(
+            mean, loss.loss_min, loss.loss_max, ceiling_offset(loss.loss_max, loss.loss_max, index), rate
+        )
 
     (best,), _ = minimise_on_grid(lambda at: worst(corpus_risk, at[0]), [N_MARGINS], [(16_000,), (32_000,)])
     whole, value = worst(summary.risk, best), worst(corpus_risk, best)
     bound = _capped(method, summary.risk, whole, value, loss.loss_max, rate)
-    return bound, {"ceiling": ceiling_offset(loss.loss_max, best)}
+    return bound, {"ceiling": ceiling_offset(loss.loss_max, loss.loss_max, best)}
 
 
 def _capped(method: str, risk: float, whole: float, value: float, loss_max: float, rate: float) -> Bound:
