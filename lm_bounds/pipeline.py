@@ -28,7 +28,7 @@ from lm_bounds.compressors import get_compressor, measure
 from lm_bounds.corpora import Corpus, check_source, corpus_spec, open_corpus
 from lm_bounds.errors import UsageError, WeightsError
 from lm_bounds.home import certificate_root, check_writable, home
-from lm_bounds.models import display_name
+from lm_bounds.models import IN_MEMORY, display_name
 from lm_bounds.passes import Progress, no_progress, sample_size, score_certifying, score_pilot, stream_windows
 from lm_bounds.processes import ONE_PROCESS, Processes, check_alike, from_leader, leader_first, together
 from lm_bounds.settings import Settings
@@ -135,15 +135,13 @@ def open_session(
     Raises:
         LmBoundsError: one line that says what to do, for anything that cannot be certified; the same in all processes.
     """
-    from lm_bounds.scoring import check_model
-
     scorer, code = together(processes, lambda: _measured(lm, corpus_id, settings))
     scorer = replace(scorer, batch_size=min(processes.exchange(scorer.batch_size)))
-    corpus = leader_first(processes, lambda: _opened(lm, corpus_id, settings, scorer.vocab_size))
+    corpus = leader_first(processes, lambda: opened_corpus(lm, corpus_id, settings.corpus_path, scorer.vocab_size))
     own = together(processes, lambda: _unchosen_plan(lm, scorer, corpus, code, settings, n_windows))
     check_alike(processes, _shared_facts(own))
     plan = from_leader(processes, lambda: own)
-    together(processes, lambda: check_model(scorer, _probe(plan, corpus)))
+    together(processes, lambda: check_causal(plan, scorer, corpus))
     pilot = score_pilot(plan, scorer, corpus, progress, processes)
     methods = from_leader(processes, lambda: _chosen_methods(plan, pilot))
     return Session(replace(plan, methods=methods), corpus, scorer, processes)
@@ -159,10 +157,21 @@ def _measured(lm: Any, corpus_id: str, settings: Settings) -> tuple[Any, CodeLen
     return scorer, measure(read_module(lm.model), settings.compressor)
 
 
-def _opened(lm: Any, corpus_id: str, settings: Settings, n_logits: int) -> Corpus:
+def opened_corpus(lm: Any, corpus_id: str, corpus_path: str | None, n_logits: int) -> Corpus:
+    """A corpus as the tokens of a language model.
+
+    Args:
+        lm: an HFLM.
+        corpus_id: of the registry.
+        corpus_path: as in ``Settings``.
+        n_logits: V.
+
+    Raises:
+        LmBoundsError: as ``open_corpus``.
+    """
     return open_corpus(
         corpus_spec(corpus_id),
-        settings.corpus_path,
+        corpus_path,
         lm.tokenizer,
         end_of_text_id=lm.eot_token_id,
         n_logits=n_logits,
@@ -185,6 +194,17 @@ def _chosen_methods(plan: Plan, pilot: Pilot) -> dict[str, Method]:
     return {name: choose_method(settings.method, plan.problem(name), pilot, settings.smoothing) for name in metrics}
 
 
+def check_causal(plan: Plan, scorer: Any, corpus: Corpus) -> None:
+    """Refuses a model whose predictions move with later tokens, tried on a window of the corpus.
+
+    Raises:
+        ModelError: naming what moved.
+    """
+    from lm_bounds.scoring import check_model
+
+    check_model(scorer, _probe(plan, corpus))
+
+
 def _probe(plan: Plan, corpus: Corpus) -> IntArray:
     """The longest calibration window, repeated up to the largest length that can come up."""
     windows = stream_windows(plan, corpus, "calibration", _CALIBRATION_WINDOWS)
@@ -194,8 +214,20 @@ def _probe(plan: Plan, corpus: Corpus) -> IntArray:
 
 
 def _unchosen_plan(lm: Any, scorer: Any, corpus: Corpus, code: CodeLength, settings: Settings, n_windows: int) -> Plan:
-    model = _model_facts(lm, scorer)
-    facts = CorpusFacts(
+    model = model_facts(lm, scorer)
+    charged = EvaluationSettings(settings.compressor, model.context, model.default_prefix, model.vocab_size)
+    n_observed = sample_size(settings, corpus, model.context, n_windows)
+    return Plan(settings, corpus_facts(corpus), model, code, settings_ledger(charged), {}, n_observed, utc_now())
+
+
+def utc_now() -> str:
+    """The UTC time, ISO 8601."""
+    return datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+def corpus_facts(corpus: Corpus) -> CorpusFacts:
+    """What identifies an open corpus."""
+    return CorpusFacts(
         corpus_id=corpus.corpus_id,
         source=corpus.source,
         n_tokens=corpus.n_tokens,
@@ -206,18 +238,15 @@ def _unchosen_plan(lm: Any, scorer: Any, corpus: Corpus, code: CodeLength, setti
         end_of_text_id=corpus.end_of_text_id,
         n_metrics=len(corpus_spec(corpus.corpus_id).metrics),
     )
-    created = datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
-    charged = EvaluationSettings(settings.compressor, model.context, model.default_prefix, model.vocab_size)
-    n_observed = sample_size(settings, corpus, model.context, n_windows)
-    return Plan(settings, facts, model, code, settings_ledger(charged), {}, n_observed, created)
 
 
-def _model_facts(lm: Any, scorer: Any) -> ModelFacts:
+def model_facts(lm: Any, scorer: Any) -> ModelFacts:
+    """What identifies a loaded model with its scorer."""
     tokenizer, config = lm.tokenizer, lm.model.config
     own_prefix = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
     given = getattr(lm, "pretrained", None)
     name = display_name(given if isinstance(given, str) else config._name_or_path or "nothing")
-    name = name if isinstance(given, str) else f"a model in memory (made from {name})"
+    name = name if isinstance(given, str) else f"{IN_MEMORY} (made from {name})"
     from_hub = isinstance(given, str) and not Path(given).exists()
     added = "".join(f",{kind}={value}" for kind in ("peft", "delta") if (value := getattr(lm, kind, None)))
     return ModelFacts(

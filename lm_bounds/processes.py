@@ -91,7 +91,7 @@ def processes_of(lm: Any) -> Processes:
     connected = torch.distributed.is_available() and torch.distributed.is_initialized()
     n_connected = torch.distributed.get_world_size() if connected else 1
     if n_processes == 1:
-        _refuse_unaware(lm, backend, max(n_connected, _n_launched()))
+        _refuse_unaware(lm, backend, max(n_connected, n_launched()))
         return ONE_PROCESS
     if not connected:
         raise UsageError(
@@ -108,7 +108,7 @@ def processes_of(lm: Any) -> Processes:
     return processes
 
 
-def _n_launched() -> int:
+def n_launched() -> int:
     """Processes that torchrun or accelerate launch started, 1 without them."""
     given = os.environ.get("WORLD_SIZE", "")
     return int(given) if given.isdecimal() else 1

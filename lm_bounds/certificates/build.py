@@ -6,7 +6,7 @@ import importlib.metadata
 import io
 import json
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,11 @@ _SOFTWARE = ("lm_eval", "torch", "transformers", "tokenizers", "safetensors", "n
 
 
 def write_certificates(
-    plan: Plan, observations: Observations, metrics: Sequence[str], directory: Path
+    plan: Plan,
+    observations: Observations,
+    metrics: Sequence[str],
+    directory: Path,
+    extends: Mapping[str, str] | None = None,
 ) -> list[Certificate]:
     """Writes the observations once and a certificate for each metric.
 
@@ -40,6 +44,7 @@ def write_certificates(
         observations: of all ``plan.n_windows`` certifying windows, in the order of the draws.
         metrics: those to certify.
         directory: made when missing.
+        extends: by metric the digest of the certificate to whose windows others were added; None for a run of its own.
 
     Returns:
         the certificates in the order of ``metrics``.
@@ -53,6 +58,8 @@ def write_certificates(
     for metric in metrics:
         bound = observations.bound(metric, plan.methods[metric], plan.problem(metric))
         fields = {**shared, **_metric_fields(plan, metric, bound)}
+        if extends is not None:
+            fields["sample"] = {**shared["sample"], "extends": extends[metric]}
         fields["claim"]["sentence"] = claim_sentence(fields)
         fields["digest"] = digest(fields)
         path = directory / f"{plan.corpus.corpus_id}_{metric}_bound.json"

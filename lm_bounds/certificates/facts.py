@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -16,6 +17,7 @@ REFERENCE_MACHINE = (
     "the code of the decoder of the compressed weights",
 )
 
+_SHA256 = re.compile("[0-9a-f]{64}")
 _WHOLE_NUMBERS = {
     "corpus": ("n_tokens", "n_metrics"),
     "model": ("vocab_size", "n_choices", "context", "batch_size"),
@@ -50,6 +52,8 @@ def type_failures(fields: Mapping[str, Any]) -> Iterator[str]:
     n_documents = fields["corpus"]["n_documents"]
     if n_documents is not None and (type(n_documents) is not int or n_documents < 1):
         yield "corpus.n_documents is neither a whole number of at least 1 nor null"
+    if not _SHA256.fullmatch(str(fields["sample"].get("extends", "0" * 64))):
+        yield "sample.extends is not the digest of a certificate"
     if fields["corpus"]["is_training_data"] not in ("yes", "no", "unknown"):
         yield "corpus.is_training_data is none of yes, no, unknown"
 

@@ -1,7 +1,7 @@
 """Recomputes a certificate from its stored terms with numpy alone.
 
 This proves arithmetic and integrity: that the bound follows from the ledger and the observations that are stored. It
-does not prove that the observations were made honestly.
+does not prove that the observations were made honestly: tasks/deep.py measures them again.
 """
 
 from __future__ import annotations

@@ -6,6 +6,9 @@ from typing import Any
 
 import click
 
+from lm_bounds.cli.output import echo_table
+from lm_bounds.errors import UsageError
+
 
 def _metadata_options(command: Any) -> Any:
     options = (
@@ -29,16 +32,90 @@ def _metadata_options(command: Any) -> Any:
     return command
 
 
+# what of lm_eval's own options goes with --extend
+_EXTENSION = click.Command(
+    "run --extend",
+    params=[
+        click.Option(["--model", "-M"]),
+        click.Option(["--model_args", "-a"], multiple=True),
+        click.Option(["--output_path", "-o"]),
+        click.Option(["--batch_size", "-b"]),
+        click.Option(["--device"]),
+    ],
+    add_help_option=False,
+)
+_KEPT = "a run keeps all its choices when windows are added"
+
+
 @click.command(context_settings={"ignore_unknown_options": True, "allow_extra_args": True})
+@click.option("--extend", metavar="CERTIFICATE", help="Add --windows to the run of this certificate.")
 @_metadata_options
 @click.pass_context
-def run(parsed: click.Context, /, **metadata: Any) -> None:
+def run(parsed: click.Context, /, extend: str | None, **metadata: Any) -> None:
     """Run lm_eval with bound tasks; takes every option of `lm_eval run` besides these.
+
+    With --extend, --windows are added to a run that is over: its windows are kept, and nothing is chosen again. Of the
+    other options it takes --model_args, --device, --batch_size, --output_path and --certificates.
 
     \b
     Example:
       lm-bounds run --model hf --model_args pretrained=DIR --tasks local_bounds --corpus_path book.txt
+      lm-bounds run --extend CERTIFICATE --windows 1000
     """
+    given = {name: value for name, value in metadata.items() if value is not None}
+    if extend is not None:
+        _extend(extend, given, parsed.args)
+        return
     from lm_bounds.tasks.harness import run_harness
 
-    run_harness(parsed.args, {name: value for name, value in metadata.items() if value is not None})
+    run_harness(parsed.args, given)
+
+
+def _extend(path: str, metadata: dict[str, Any], arguments: list[str]) -> None:
+    from lm_bounds.certificates.claim import rounded_up
+    from lm_bounds.tasks.extend import extend_run
+    from lm_bounds.tasks.progress import progress_report
+    from lm_bounds.tasks.reload import Places
+
+    options = _extension_options(metadata, arguments)
+    folder = metadata.get("certificates") or (options["output_path"] or "").removesuffix(".json") or None
+    places = Places(",".join(options["model_args"]) or None, None, options["device"], options["batch_size"])
+    extension = extend_run(path, metadata["windows"], folder, places, progress_report())
+    if extension.n_added < extension.n_asked:
+        left = f"{extension.n_added} {extension.unit}s were left in the corpus, {extension.n_asked} were asked for"
+        click.echo(f"{left}: now each is scored", err=True)
+    for certificate in extension.new:
+        click.echo(f"certificate: {certificate.path}", err=True)
+    echo_table(
+        ("metric", "old bound", "new bound", "old windows", "new windows"),
+        [
+            (
+                new.metric,
+                *(rounded_up(each.bound) for each in (old, new)),
+                *(f"{each.fields['sample']['windows']:,}" for each in (old, new)),
+            )
+            for old, new in zip(extension.old, extension.new, strict=True)
+        ],
+    )
+
+
+def _extension_options(metadata: dict[str, Any], arguments: list[str]) -> dict[str, Any]:
+    """The options of lm_eval that were given with --extend.
+
+    Raises:
+        UsageError: for an option that would choose something again, by name, or no number of windows.
+    """
+    from lm_bounds.tasks.harness import HF_BACKENDS
+
+    for name in metadata:
+        if name not in ("windows", "certificates"):
+            raise UsageError(f"--{name} does not go with --extend: {_KEPT}")
+    try:
+        options = _EXTENSION.make_context("lm-bounds run --extend", list(arguments)).params
+    except click.NoSuchOption as error:
+        raise UsageError(f"{error.option_name} does not go with --extend: {_KEPT}") from error
+    if options["model"] not in (None, *HF_BACKENDS):
+        raise UsageError(f"--model {options['model']} does not go with --extend: windows are added with --model hf")
+    if "windows" not in metadata:
+        raise UsageError("--extend needs the number of windows to add: pass --windows N")
+    return options

@@ -7,7 +7,9 @@ from pathlib import Path
 
 from lm_bounds.errors import UsageError, nearest
 
-__all__ = ["BUILT_IN_MODELS", "BuiltInModel", "built_in_model", "display_name"]
+__all__ = ["BUILT_IN_MODELS", "IN_MEMORY", "BuiltInModel", "built_in_model", "display_name"]
+
+IN_MEMORY = "a model in memory"  # how the name of a model begins that was not loaded from a place
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ _QUIET = {
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "LMEVAL_LOG_LEVEL": "ERROR",
 }
-_HF_BACKENDS = ("hf", "hf-auto", "huggingface")
+HF_BACKENDS = ("hf", "hf-auto", "huggingface")
 _QUANTISED_LOADING = ("load_in_8bit", "load_in_4bit", "gptqmodel", "autogptq")
 _TOKENIZER_FILE = re.compile(
     r"tokeni[sz]|vocab|merges|tekken|s(entence)?piece|\.(bpe|model|spm|tiktoken)$", re.IGNORECASE
@@ -52,7 +52,7 @@ def run_harness(arguments: Sequence[str], metadata: Mapping[str, Any]) -> None:
     Raises:
         LmBoundsError: for every failure, lm_eval's and transformers' own included.
     """
-    _quieten()
+    quieten()
     parsed = _parse(arguments)
     try:
         _add_config(parsed)
@@ -68,10 +68,10 @@ def run_harness(arguments: Sequence[str], metadata: Mapping[str, Any]) -> None:
     except Exception as error:  # whatever a model or lm_eval raises becomes one line
         if os.environ.get("LM_BOUNDS_DEBUG"):
             raise
-        raise LmBoundsError(_one_line(error, parsed)) from error
+        raise LmBoundsError(one_line(error, parsed.model_args or {})) from error
 
 
-def _quieten() -> None:
+def quieten() -> None:
     """No warnings, logs and progress bars of the libraries: on standard error stand our own progress and errors."""
     for name, value in _QUIET.items():
         os.environ.setdefault(name, value)
@@ -121,7 +121,8 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     command.error = refuse  # type: ignore[method-assign, assignment]
     parser.error = refuse  # type: ignore[method-assign, assignment]
     parsed, unknown = parser.parse_known_args(["run", *arguments])
-    ours = [f"--{spelling}" for key in KEYS for spelling in (key, key.replace("_", "-"))]
+    ours = ["--extend"]
+    ours += [f"--{spelling}" for key in KEYS for spelling in (key, key.replace("_", "-"))]
     theirs = [spelling for spelling in command._option_string_actions if spelling.startswith("--")]
     for option in (item.partition("=")[0] for item in unknown if item.startswith("-")):
         meant = closest(option, [*ours, *theirs])
@@ -159,11 +160,10 @@ def _check(parsed: argparse.Namespace) -> None:
     if parsed.limit is not None and not parsed.limit > 0:
         raise UsageError(f"--limit must be above 0, {parsed.limit:g} was given")
     _check_backend(parsed.model or "hf")
-    if (parsed.model or "hf") in _HF_BACKENDS:
-        if not model_args.get("pretrained"):
-            raise UsageError("no model was given: pass pretrained=DIRECTORY or a Hub id in --model_args")
-        _check_checkpoint(model_args)
-    _check_model_path(str(model_args.get("pretrained", "")))
+    if (parsed.model or "hf") in HF_BACKENDS:
+        check_model_args(model_args)
+    else:
+        _check_model_path(str(model_args.get("pretrained", "")))
 
 
 def _check_task_names(given: Sequence[str]) -> None:
@@ -182,6 +182,19 @@ def _check_backend(name: str) -> None:
     names = sorted({*MODEL_MAPPING, *model_registry.keys()})
     if name not in names:
         raise UsageError(f"lm_eval has no model backend {name!r}{nearest(name, names)}")
+
+
+def check_model_args(model_args: Mapping[str, Any]) -> None:
+    """Refuses what can be known to be wrong with the arguments of HFLM before a model is loaded.
+
+    Raises:
+        UsageError: there is no model, no tokenizer, or a quantised one is asked for.
+        WeightsError: the checkpoint is quantised.
+    """
+    if not model_args.get("pretrained"):
+        raise UsageError("no model was given: pass pretrained=DIRECTORY or a Hub id in --model_args")
+    _check_checkpoint(model_args)
+    _check_model_path(str(model_args["pretrained"]))
 
 
 def _check_checkpoint(model_args: Mapping[str, Any]) -> None:
@@ -242,12 +255,18 @@ def _quiet_git() -> Iterator[None]:
         yield
 
 
-def _one_line(error: Exception, parsed: argparse.Namespace) -> str:
+def one_line(error: Exception, model_args: Mapping[str, Any]) -> str:
+    """The message of an error of transformers or lm_eval, with what to do where that is known.
+
+    Args:
+        error: whatever was raised.
+        model_args: of the model backend.
+    """
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     text = " ".join(lines[:2]) if lines else type(error).__name__
     if text.startswith("Tasks not found"):
         return f"{text}: ours are {', '.join(task_names())}; `lm_eval ls tasks` lists the others"
-    pretrained = str((parsed.model_args or {}).get("pretrained", ""))
+    pretrained = str(model_args.get("pretrained", ""))
     if pretrained and isinstance(error, OSError) and not Path(pretrained).is_dir():
         text = f"model {pretrained!r} is no directory here and was not loaded from the Hub: {text}"
     return f"{text} (set LM_BOUNDS_DEBUG=1 to see where it happened)"
