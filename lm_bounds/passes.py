@@ -19,13 +19,14 @@ from lm_bounds.processes import Processes, together
 from lm_bounds.sampling import (
     Windows,
     all_windows,
+    chosen_windows,
     count_windows,
     draw_distinct_tokens,
     draw_distinct_windows,
     draw_windows,
     ending_with_token,
-    fixed_windows,
     stream_seed,
+    windows_around,
 )
 from lm_bounds.settings import Settings
 
@@ -64,9 +65,7 @@ def certifying_windows(plan: Plan, corpus: Corpus) -> Windows:
     if settings.unit == "token":
         if n < corpus.n_tokens:
             return draw_distinct_tokens(corpus, n, context, seed)
-        every = np.arange(n, dtype=np.int64)
-        start, stop = corpus.document_bounds(every)
-        return ending_with_token(fixed_windows(start, stop, every, context))
+        return ending_with_token(windows_around(corpus, np.arange(n, dtype=np.int64), context))
     starts = corpus.document_starts
     if starts is not None and n == count_windows(starts, corpus.n_tokens, context):
         return all_windows(starts, corpus.n_tokens, context)
@@ -77,11 +76,6 @@ def stream_windows(plan: Plan, corpus: Corpus, stream: str, n: int) -> Windows:
     """Windows of the pilot or the calibration, drawn with replacement; they do not depend on the model."""
     seed = stream_seed(stream, plan.settings.draw_seed, plan.corpus.sha256)
     return draw_windows(corpus, n, plan.model.context, seed)
-
-
-def chosen_windows(windows: Windows, numbers: IntArray) -> Windows:
-    """Some of the windows, by their numbers."""
-    return Windows(windows.token_index[numbers], windows.start[numbers], windows.stop[numbers])
 
 
 def score_pilot(plan: Plan, scorer: Any, corpus: Corpus, progress: Progress, processes: Processes) -> Pilot:

@@ -9,9 +9,10 @@ key is the seed itself, and numpy keeps raw streams fixed, which it does not pro
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
 
@@ -25,7 +26,7 @@ STREAMS = ("calibration", "pilot", "certify", "corpus")
 _SEED_BITS = 128
 _RAW_BITS = 64
 _MAX_TOKENS = 1 << 63
-MOST_DRAWS_PER_WINDOW = 1 << 10
+_LEAST_ROUND, _MOST_ROUNDS = 1 << 12, 1 << 8
 
 
 class SampledCorpus(Protocol):
@@ -122,24 +123,38 @@ def uniform_indices(n: int, n_tokens: int, seed: int) -> IntArray:
     >>> uniform_indices(3, 1000, seed=7).tolist() == uniform_indices(5, 1000, seed=7)[:3].tolist()
     True
     """
+    return next(uniform_chunks(n, n_tokens, seed))
+
+
+def uniform_chunks(size: int, n_tokens: int, seed: int) -> Iterator[IntArray]:
+    """The stream of ``uniform_indices`` without an end, ``size`` draws at a time.
+
+    Args:
+        size: draws of a chunk, >= 0.
+        n_tokens, seed: as in ``uniform_indices``.
+
+    Raises:
+        UsageError: an argument is out of range.
+    """
     # Python's own integers: 2^64 does not fit in numpy's.
-    n, n_tokens, seed = operator.index(n), operator.index(n_tokens), operator.index(seed)
-    if n < 0:
-        raise UsageError(f"the number of draws must be at least 0, given {n}")
+    size, n_tokens, seed = operator.index(size), operator.index(n_tokens), operator.index(seed)
+    if size < 0:
+        raise UsageError(f"the number of draws must be at least 0, given {size}")
     if not 1 <= n_tokens <= _MAX_TOKENS:
         raise UsageError(f"n_tokens must be in [1, 2^63], given {n_tokens}")
     if not 0 <= seed < 1 << _SEED_BITS:
         raise UsageError(f"a seed must be in [0, 2^128), given {seed}")
     largest_kept = np.uint64((1 << _RAW_BITS) // n_tokens * n_tokens - 1)
     raw_stream = np.random.Philox(key=seed)
-    indices = np.empty(n, dtype=np.int64)
-    n_drawn = 0
-    while n_drawn < n:
-        raw = raw_stream.random_raw(n - n_drawn)
-        kept = raw[raw <= largest_kept] % np.uint64(n_tokens)
-        indices[n_drawn : n_drawn + kept.size] = kept.astype(np.int64)
-        n_drawn += kept.size
-    return indices
+    while True:
+        indices = np.empty(size, dtype=np.int64)
+        n_drawn = 0
+        while n_drawn < size:
+            raw = raw_stream.random_raw(size - n_drawn)
+            kept = raw[raw <= largest_kept] % np.uint64(n_tokens)
+            indices[n_drawn : n_drawn + kept.size] = kept.astype(np.int64)
+            n_drawn += kept.size
+        yield indices
 
 
 def fixed_windows(document_start: IntArray, document_stop: IntArray, token_index: IntArray, context: int) -> Windows:
@@ -173,6 +188,20 @@ def fixed_windows(document_start: IntArray, document_stop: IntArray, token_index
     return Windows(token_index, start, stop)
 
 
+def rounds(n: int, n_tokens: int, seed: int) -> Iterator[IntArray]:
+    """The stream of ``uniform_indices`` in as many draws as may be spent on ``n`` that differ."""
+    return itertools.islice(uniform_chunks(max(n, _LEAST_ROUND), n_tokens, seed), _MOST_ROUNDS)
+
+
+def first_of_each(values: IntArray) -> IntArray:
+    """Where each value comes up for the first time, in increasing order.
+
+    >>> first_of_each(np.array([7, 5, 7, 6, 5])).tolist()
+    [0, 1, 3]
+    """
+    return np.sort(np.unique(values, return_index=True)[1])
+
+
 def draw_windows(corpus: SampledCorpus, n: int, context: int, seed: int) -> Windows:
     """``n`` windows around tokens drawn uniformly and with replacement.
 
@@ -188,7 +217,11 @@ def draw_windows(corpus: SampledCorpus, n: int, context: int, seed: int) -> Wind
     Raises:
         UsageError: an argument is out of range.
     """
-    token_index = uniform_indices(n, corpus.n_tokens, seed)
+    return windows_around(corpus, uniform_indices(n, corpus.n_tokens, seed), context)
+
+
+def windows_around(corpus: SampledCorpus, token_index: IntArray, context: int) -> Windows:
+    """The window of its document around each of some tokens of a corpus."""
     document_start, document_stop = corpus.document_bounds(token_index)
     return fixed_windows(document_start, document_stop, token_index, context)
 
@@ -208,26 +241,42 @@ def draw_distinct_windows(corpus: SampledCorpus, n: int, context: int, seed: int
     Raises:
         UsageError: an argument is out of range, or the windows that are left are hardly ever drawn.
     """
-    return _distinct(n, lambda n_draws: draw_windows(corpus, n_draws, context, seed), lambda drawn: drawn.start)
+    return _distinct(corpus, n, context, seed, lambda drawn: drawn.start)
 
 
 def draw_distinct_tokens(corpus: SampledCorpus, n: int, context: int, seed: int) -> Windows:
     """``n`` tokens without replacement, uniform; each window ends with its token.
 
-    Args:
-        corpus: where the tokens are.
-        n: number of tokens, >= 0, fewer than the corpus has.
-        context: scored tokens of a full window, >= 1.
-        seed: in ``[0, 2^128)``, e.g. of ``stream_seed``.
-
-    Raises:
-        UsageError: as ``draw_distinct_windows``.
+    Args and errors as those of ``draw_distinct_windows``, with tokens for windows.
     """
+    return ending_with_token(_distinct(corpus, n, context, seed, lambda drawn: drawn.token_index))
 
-    def draw(n_draws: int) -> Windows:
-        return ending_with_token(draw_windows(corpus, n_draws, context, seed))
 
-    return _distinct(n, draw, lambda drawn: drawn.token_index)
+def _distinct(
+    corpus: SampledCorpus, n: int, context: int, seed: int, identity: Callable[[Windows], IntArray]
+) -> Windows:
+    """The first ``n`` windows of the stream that are new, two of them the same where ``identity`` is."""
+    kept = draw_windows(corpus, 0, context, seed)
+    for tokens in rounds(n, corpus.n_tokens, seed):
+        windows = joined_windows(kept, windows_around(corpus, tokens, context))
+        kept = chosen_windows(windows, first_of_each(identity(windows))[:n])
+        if len(kept) == n:
+            return kept
+    raise UsageError(
+        f"{n} different windows are nearly all that the corpus has, and those that are left are hardly ever drawn: "
+        "ask for fewer windows, or for all of them"
+    )
+
+
+def chosen_windows(windows: Windows, numbers: IntArray) -> Windows:
+    """Some of the windows, by their numbers."""
+    return Windows(windows.token_index[numbers], windows.start[numbers], windows.stop[numbers])
+
+
+def joined_windows(one: Windows, other: Windows) -> Windows:
+    """The windows of one and then those of the other."""
+    parts = zip((one.token_index, one.start, one.stop), (other.token_index, other.start, other.stop), strict=True)
+    return Windows(*(np.concatenate(pair) for pair in parts))
 
 
 def ending_with_token(windows: Windows) -> Windows:
@@ -256,21 +305,6 @@ def all_windows(document_starts: IntArray, n_tokens: int, context: int) -> Windo
     place = np.arange(len(document)) - (np.cumsum(counts) - counts)[document]
     start = document_starts[document] + place * context
     return Windows(start, start, np.minimum(start + context, stops[document]))
-
-
-def _distinct(n: int, draw: Callable[[int], Windows], identity: Callable[[Windows], IntArray]) -> Windows:
-    n_draws = n
-    while True:
-        drawn = draw(n_draws)
-        first = np.sort(np.unique(identity(drawn), return_index=True)[1])[:n]
-        if len(first) == n:
-            return Windows(drawn.token_index[first], drawn.start[first], drawn.stop[first])
-        if n_draws > MOST_DRAWS_PER_WINDOW * n:
-            raise UsageError(
-                f"{n} different windows are nearly all that the corpus has, and those that are left are hardly ever "
-                "drawn: ask for fewer windows, or for all of them"
-            )
-        n_draws *= 2
 
 
 def draws_sha256(windows: Windows) -> str:

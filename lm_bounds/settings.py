@@ -11,6 +11,7 @@ from lm_bounds.bounds import SMOOTHINGS, UPPER_BOUNDS
 from lm_bounds.errors import UsageError, nearest
 
 PREFIX = "lm_bounds."
+UNITS = ("window", "token")
 
 
 def _whole(low: int) -> Callable[[str, Any], int]:
@@ -117,7 +118,7 @@ _PARSERS: dict[str, Callable[[str, Any], Any]] = {
     "family_wise": _truth,
     "method": _text,
     "smoothing": _one_of(*SMOOTHINGS),
-    "unit": _one_of("window", "token"),
+    "unit": _one_of(*UNITS),
     "upper": _one_of(*UPPER_BOUNDS),
     "compressor": _text,
     "draw_seed": _whole(0),

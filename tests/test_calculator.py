@@ -99,7 +99,7 @@ def test_kl_inf_is_the_best_ceiling_for_the_worst_losses_of_that_mean(summary: S
     share = (corpus - loss.loss_min) / loss.loss_range
     worst = {}
     for index in range(0, 1 << 16, 16):
-        c = ceiling_offset(loss.loss_max, index)
+        c = ceiling_offset(loss.loss_max, loss.loss_max, index)
         worst[c] = c - math.exp((1 - share) * math.log(c - loss.loss_min) + share * math.log(c - loss.loss_max) - rate)
     assert found.value == pytest.approx(min(worst.values()), rel=1e-6)
     # A grid of 2^16 ceilings is as good as all of them: the Chernoff-kl bound at the rate that pays for the grid.

@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 import torch
 
-from lm_bounds.certificates import Observations
+from lm_bounds.certificates import Observations, verify, write_certificates
 from lm_bounds.errors import CorpusError, ModelError, UsageError, WeightsError
-from lm_bounds.pipeline import Session, check_settings, code_length, column_sums, offered_metrics, open_session
-from lm_bounds.sampling import draw_windows
+from lm_bounds.passes import certifying_windows, column_sums
+from lm_bounds.pipeline import Session, check_settings, code_length, offered_metrics, open_session
+from lm_bounds.scoring.logits import tempered_statistics
 from lm_bounds.settings import Settings
 from lm_bounds.weights import read_module
 
@@ -34,8 +35,16 @@ def opened(tiny_lm: Callable[..., Any], many_documents_file: Path, shared_tokens
 
 
 def draws(session: Session) -> list[int]:
-    plan = session.plan
-    return draw_windows(session.corpus, plan.n_windows, plan.model.context, plan.certify_seed()).token_index.tolist()
+    return certifying_windows(session.plan, session.corpus).token_index.tolist()
+
+
+def sums_of(session: Session, windows: list[np.ndarray]) -> dict[str, np.ndarray]:
+    """The sums of the columns of some windows, each metric's from statistics at its own temperature."""
+    by_temperature = {
+        method.temperature: tempered_statistics(*session.scorer._predicted(windows, windows), [method.temperature])[0]
+        for method in session.plan.methods.values()
+    }
+    return column_sums(session.plan, by_temperature)
 
 
 def same_observations(one: Observations, other: Observations) -> bool:
@@ -135,7 +144,7 @@ def test_observations_are_in_the_order_of_the_draws(opened: Open) -> None:
     assert len(set(sizes.tolist())) > 5  # so that another order would show
     for row in range(N_WINDOWS):
         window = session.corpus.tokens[found.start[row] : found.stop[row]].astype(np.int64)
-        alone = column_sums(session.plan, session.scorer.score_batch([window]))
+        alone = sums_of(session, [window])
         for name, values in found.sums.items():
             np.testing.assert_allclose(values[row], alone[name], rtol=1e-4, atol=1e-4)
 
@@ -143,9 +152,9 @@ def test_observations_are_in_the_order_of_the_draws(opened: Open) -> None:
 def test_sums_are_those_of_the_columns(opened: Open) -> None:
     session = opened()
     windows = [np.arange(5), np.arange(64), np.arange(1)]
-    statistics = session.scorer.score_batch(windows)
-    sums = column_sums(session.plan, statistics)
+    sums = sums_of(session, windows)
     for metric, method in session.plan.methods.items():
+        [statistics] = tempered_statistics(*session.scorer._predicted(windows, windows), [method.temperature])
         for name, values in method.columns(statistics).items():
             parts = np.split(values, [5, 69])
             np.testing.assert_allclose(sums[f"{metric}/{name}"], [part.sum() for part in parts], rtol=1e-12)
@@ -197,15 +206,23 @@ CHANGES: dict[str, dict[str, Any]] = {
     "method": {"method": "azuma"},
     "compressor": {"compressor": "gzip"},
     "pilot": {"pilot": 13},
+    "smoothing": {"smoothing": "entropy"},
+    "unit": {"unit": "token"},
+    "upper": {"upper": "hoeffding"},
+    "another upper": {"upper": "bernstein"},
+    "best": {"method": "best", "smoothing": "entropy"},
 }
+OWN_DRAWS = ("draw_seed", "context", "unit", "upper", "another upper")  # whatever shares them
 
 
-@pytest.mark.parametrize("method", ["kl_inf", "azuma", "freedman", "paper"])
+@pytest.mark.parametrize("method", ["kl_inf", "azuma", "azuma_lambda", "freedman", "paper"])
 def test_the_draws_depend_on_every_choice(method: str, opened: Open, tiny_lm: Callable[..., Any]) -> None:
     found = {"as it is": draws(opened(method=method)), "weights": draws(opened(changed_weights(tiny_lm("unigram"))))}
     found["prefix token"] = draws(opened(tiny_lm("unigram", prefix_token_id=3), method=method))
     found["number format"] = draws(opened(tiny_lm("unigram", mixed_precision_dtype="bfloat16"), method=method))
     for name, change in CHANGES.items():
+        if name == "smoothing" and method in ("azuma", "paper"):
+            continue
         if name != "pilot" or method != "paper":  # the paper's grid is coarse: another pilot may choose the same
             found[name] = draws(opened(**{"method": method, **({"method": "paper"} if name == "method" else change)}))
     if method == "paper":
@@ -240,9 +257,18 @@ def test_the_draws_depend_on_what_was_chosen_for_any_metric(opened: Open) -> Non
         changed = dataclasses.replace(session.plan, methods={**session.plan.methods, metric: other})
         seeds.add(changed.certify_seed())
     bpd = session.plan.methods["bpd"]
-    smoothing = dataclasses.replace(bpd, smoothing_index=(bpd.smoothing_index + 1) % 256)
-    changed = dataclasses.replace(session.plan, methods={**session.plan.methods, "bpd": smoothing})
-    assert len(seeds | {changed.certify_seed()}) == 6
+    others = [
+        dataclasses.replace(bpd, smoothing_index=(bpd.smoothing_index + 1) % 256),
+        dataclasses.replace(bpd, temperature_index=(bpd.temperature_index + 1) % 16),
+        dataclasses.replace(bpd, temperature_index=None),
+        dataclasses.replace(bpd, smoothing_slope_index=32),
+        dataclasses.replace(bpd, sampling_ceiling=np.nextafter(bpd.sampling_ceiling, np.inf)),
+        dataclasses.replace(bpd, linearisation=np.nextafter(bpd.linearisation, np.inf)),
+    ]
+    for other in others:
+        changed = dataclasses.replace(session.plan, methods={**session.plan.methods, "bpd": other})
+        seeds.add(changed.certify_seed())
+    assert len(seeds) == 5 + len(others)
 
 
 def test_shared_draws_are_the_same_for_all_models_and_choices(opened: Open, tiny_lm: Callable[..., Any]) -> None:
@@ -251,17 +277,14 @@ def test_shared_draws_are_the_same_for_all_models_and_choices(opened: Open, tiny
         "weights": opened(changed_weights(tiny_lm("unigram")), shared_draws=2),
         "another model": opened(tiny_lm("llama"), shared_draws=2),
         "prefix token": opened(tiny_lm("unigram", prefix_token_id=3), shared_draws=2),
-        **{
-            name: opened(shared_draws=2, **change)
-            for name, change in CHANGES.items()
-            if name not in ("draw_seed", "context")
-        },
+        **{name: opened(shared_draws=2, **change) for name, change in CHANGES.items() if name not in OWN_DRAWS},
     }
     assert {name for name, session in others.items() if draws(session) != draws(shared)} == set()
     assert draws(opened(shared_draws=3)) == draws(shared)  # however many may use them
     apart = [opened()]
-    apart += [opened(shared_draws=2, **CHANGES[name]) for name in ("draw_seed", "context")]
+    apart += [opened(shared_draws=2, **CHANGES[name]) for name in OWN_DRAWS]
     assert all(draws(session) != draws(shared) for session in apart)
+    assert len({tuple(draws(session)) for session in apart}) == len(apart)
 
 
 def test_shared_draws_are_paid_in_delta_2(opened: Open) -> None:
@@ -274,6 +297,116 @@ def test_shared_draws_are_paid_in_delta_2(opened: Open) -> None:
 def test_fewer_shared_draws_are_the_first_of_more(opened: Open) -> None:
     few, many = opened(n_windows=10, shared_draws=2), opened(n_windows=20, shared_draws=2)
     assert draws(few) == draws(many)[:10]
+
+
+@pytest.mark.parametrize("upper", ["hoeffding", "bernstein"])
+def test_a_bound_for_one_number_of_windows_has_draws_of_its_own_for_every_number(upper: str, opened: Open) -> None:
+    few, many = opened(n_windows=10, upper=upper), opened(n_windows=20, upper=upper)
+    assert draws(few) != draws(many)[:10]
+
+
+def certified(session: Session, directory: Path) -> list[Any]:
+    """The certificates of a session's bounds, each of which holds."""
+    observations = session.observe(range(session.plan.n_windows))
+    found = write_certificates(session.plan, observations, list(session.plan.methods), directory)
+    assert [verify(certificate.path).failures for certificate in found] == [()] * len(found)
+    return found
+
+
+@pytest.mark.parametrize(
+    "chosen",
+    [
+        {},
+        {"upper": "hoeffding"},
+        {"upper": "bernstein"},
+        {"method": "best"},
+        {"method": "paper"},
+        {"method": "azuma_lambda", "smoothing": "entropy"},
+        {"method": "freedman", "smoothing": "entropy", "unit": "token"},
+        {"unit": "token"},
+        {"unit": "token", "upper": "bernstein", "shared_draws": 3},
+        {"method": "paper", "unit": "token"},
+    ],
+    ids=lambda chosen: ",".join(chosen.values() if "shared_draws" not in chosen else chosen) or "-",
+)
+def test_certificates_of_every_kind_of_run_hold(chosen: dict[str, Any], opened: Open, tmp_path: Path) -> None:
+    session = opened(**chosen)
+    for certificate in certified(session, tmp_path):
+        assert certificate.fields["sample"]["unit"] == chosen.get("unit", "window")
+        terms = certificate.fields["terms"]
+        assert certificate.bound == terms["risk"] + terms["complexity"] + terms["sampling"]
+        assert terms["risk"] < certificate.bound
+
+
+def test_draws_without_replacement_never_come_twice(opened: Open) -> None:
+    found = opened(n_windows=400).observe(range(400))
+    assert len(set(found.start.tolist())) == 400
+    again = opened(n_windows=400, upper="hoeffding").observe(range(400))
+    assert len(set(again.start.tolist())) < 400
+
+
+@pytest.mark.parametrize("unit", ["window", "token"])
+def test_a_corpus_with_fewer_windows_than_are_asked_for_is_scored_whole(
+    unit: str, opened: Open, tmp_path: Path
+) -> None:
+    text = tmp_path / "small.txt"
+    text.write_text("a small text. " * 40, encoding="utf-8")
+    session = opened(corpus_path=str(text), n_windows=2000, unit=unit)
+    plan, corpus = session.plan, session.corpus
+    n_windows = -(-corpus.n_tokens // 64)  # one document
+    assert plan.n_windows == (corpus.n_tokens if unit == "token" else n_windows)
+    found = session.observe(range(plan.n_windows))
+    assert found.token_index.tolist() == list(range(0, corpus.n_tokens, 1 if unit == "token" else 64))
+    every = [corpus.tokens[start : start + 64].astype(np.int64) for start in range(0, corpus.n_tokens, 64)]
+    for name, values in sums_of(session, every).items():
+        np.testing.assert_allclose(found.sums[name].sum(), values.sum(), rtol=1e-5)
+    for certificate in certified(session, tmp_path):
+        assert abs(certificate.fields["terms"]["sampling"]) < 1e-11
+        assert certificate.fields["sample"]["windows"] == plan.n_windows
+        assert certificate.fields["sample"]["scored_tokens"] == corpus.n_tokens
+    asked = opened(corpus_path=str(text), n_windows=plan.n_windows, unit=unit)
+    assert asked.plan.n_windows == plan.n_windows
+    replaced = opened(corpus_path=str(text), n_windows=2000, unit=unit, upper="hoeffding")
+    assert replaced.plan.n_windows == 2000
+
+
+@pytest.mark.parametrize("upper", ["kl_inf", "hoeffding"])
+def test_a_drawn_token_is_observed_in_its_window_alone(upper: str, opened: Open) -> None:
+    """As the last one of what was scored: its context is what it is in its window."""
+    session = opened(unit="token", upper=upper)
+    found = session.observe(range(N_WINDOWS))
+    assert found.window_sizes.tolist() == [1] * N_WINDOWS
+    assert found.stop.tolist() == (found.token_index + 1).tolist()
+    document_start, document_stop = session.corpus.document_bounds(found.token_index)
+    starts = document_start + (found.token_index - document_start) // 64 * 64
+    assert found.start.tolist() == starts.tolist()
+    for row in range(N_WINDOWS):
+        stop = min(int(starts[row]) + 64, int(document_stop[row]))
+        window = session.corpus.tokens[starts[row] : stop].astype(np.int64)
+        place = int(found.token_index[row] - starts[row])
+        for metric, method in session.plan.methods.items():
+            [statistics] = tempered_statistics(*session.scorer._predicted([window], [window]), [method.temperature])
+            for name, values in method.columns(statistics).items():
+                assert found.sums[f"{metric}/{name}"][row] == pytest.approx(values[place], rel=1e-4, abs=1e-4)
+
+
+def test_every_metric_is_bounded_at_its_own_temperature(opened: Open, tiny_lm: Callable[..., Any]) -> None:
+    """An overconfident model: bits per dimension at a T above 1, errors at T = 1."""
+    lm = tiny_lm("unigram")
+    with torch.no_grad():
+        for norm in (lm.model.transformer.ln_f,):
+            norm.weight *= 4.0
+            norm.bias *= 4.0
+    session = opened(lm)
+    methods = session.plan.methods
+    assert methods["bpd"].temperature > 1.5
+    assert {methods[metric].temperature for metric in ("top1", "top10", "top100")} == {1.0}
+    found = session.observe([5])
+    window = session.corpus.tokens[found.start[0] : found.stop[0]].astype(np.int64)
+    for metric, method in methods.items():
+        [statistics] = tempered_statistics(*session.scorer._predicted([window], [window]), [method.temperature])
+        for name, values in method.columns(statistics).items():
+            np.testing.assert_allclose(found.sums[f"{metric}/{name}"][0], values.sum(), rtol=1e-4)
 
 
 def test_family_wise_divides_by_the_metrics_that_the_corpus_offers(opened: Open) -> None:

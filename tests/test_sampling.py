@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import struct
 from collections.abc import Callable
 from typing import Any
@@ -17,10 +18,15 @@ from lm_bounds.corpora.token_stream import find_document_starts
 from lm_bounds.errors import UsageError
 from lm_bounds.sampling import (
     Windows,
+    all_windows,
+    count_windows,
+    draw_distinct_tokens,
+    draw_distinct_windows,
     draw_windows,
     draws_sha256,
     fixed_windows,
     stream_seed,
+    uniform_chunks,
     uniform_indices,
 )
 
@@ -284,3 +290,87 @@ def test_hash_of_draws() -> None:
     expected = hashlib.sha256(b"lm-bounds/windows/1 2\n" + struct.pack("<6q", 3, 9, 2, 8, 4, 12))
     assert draws_sha256(windows) == expected.hexdigest()
     assert len({draws_sha256(windows), *(draws_sha256(change(windows)) for change in CHANGES)}) == 5
+
+
+# Draws without replacement
+
+
+def slow_distinct(corpus: TokenCorpus, n: int, context: int, seed: int, by_token: bool) -> list[tuple[int, int, int]]:
+    """One token of the stream after the other, those of windows that came up before passed over."""
+    found: list[tuple[int, int, int]] = []
+    n_draws = 64
+    while n > 0:
+        found.clear()
+        for token in uniform_indices(n_draws, corpus.n_tokens, seed).tolist():
+            document = int(np.searchsorted(corpus.document_starts, token, side="right")) - 1
+            first = int(corpus.document_starts[document])
+            start = first + (token - first) // context * context
+            following = corpus.document_starts[document + 1 : document + 2].tolist() or [corpus.n_tokens]
+            stop = token + 1 if by_token else min(start + context, following[0])
+            known = {row[0] if by_token else row[1] for row in found}
+            if (token if by_token else start) not in known:
+                found.append((token, start, stop))
+            if len(found) == n:
+                return found
+        n_draws *= 2
+    return found
+
+
+def rows_of(windows: Windows) -> list[tuple[int, int, int]]:
+    return list(zip(windows.token_index.tolist(), windows.start.tolist(), windows.stop.tolist(), strict=True))
+
+
+@settings(max_examples=100, deadline=None)
+@given(parts=PARTS_OF_CORPUS, context=st.integers(1, 12), seed=st.integers(0, 2**32), share=st.floats(0, 1))
+def test_distinct_draws_equal_the_slow_twin(parts: list[list[int]], context: int, seed: int, share: float) -> None:
+    corpus = corpus_of(parts)
+    n_windows = count_windows(corpus.document_starts, corpus.n_tokens, context)
+    n = round(share * n_windows)
+    found = draw_distinct_windows(corpus, n, context, seed)
+    assert rows_of(found) == slow_distinct(corpus, n, context, seed, by_token=False)
+    assert len(set(found.start.tolist())) == n
+    assert rows_of(draw_distinct_windows(corpus, n // 2, context, seed)) == rows_of(found)[: n // 2]
+    n = round(share * corpus.n_tokens)
+    tokens = draw_distinct_tokens(corpus, n, context, seed)
+    assert rows_of(tokens) == slow_distinct(corpus, n, context, seed, by_token=True)
+    assert len(set(tokens.token_index.tolist())) == n
+    assert tokens.stop.tolist() == (tokens.token_index + 1).tolist()
+    assert rows_of(draw_distinct_tokens(corpus, n // 2, context, seed)) == rows_of(tokens)[: n // 2]
+
+
+@settings(max_examples=100, deadline=None)
+@given(parts=PARTS_OF_CORPUS, context=st.integers(1, 12))
+def test_all_windows_are_those_of_all_draws_once(parts: list[list[int]], context: int) -> None:
+    corpus = corpus_of(parts)
+    every = every_window(corpus, context)
+    wanted = sorted(set(zip(every.start.tolist(), every.stop.tolist(), strict=True)))
+    found = all_windows(corpus.document_starts, corpus.n_tokens, context)
+    assert list(zip(found.start.tolist(), found.stop.tolist(), strict=True)) == wanted
+    assert found.token_index.tolist() == found.start.tolist()
+    assert len(found) == count_windows(corpus.document_starts, corpus.n_tokens, context)
+    assert int((found.stop - found.start).sum()) == corpus.n_tokens
+    assert found.start[1:].tolist() == found.stop[:-1].tolist()
+
+
+class TwoWindows:
+    """A document of nearly all tokens and one of a single token."""
+
+    n_tokens = 1 << 40
+
+    def document_bounds(self, token_index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        last = token_index == self.n_tokens - 1
+        return np.where(last, self.n_tokens - 1, 0), np.where(last, self.n_tokens, self.n_tokens - 1)
+
+
+def test_windows_that_are_hardly_ever_drawn_are_not_waited_for() -> None:
+    [(_, start, stop)] = rows_of(draw_distinct_windows(TwoWindows(), 1, 1 << 40, 3))
+    assert (start, stop) == (0, (1 << 40) - 1)
+    with pytest.raises(UsageError, match=r"2 different windows are nearly all .* or for all of them"):
+        draw_distinct_windows(TwoWindows(), 2, 1 << 40, 3)
+
+
+def test_chunks_of_the_stream_are_the_stream() -> None:
+    whole = uniform_indices(1000, 3 * 2**61, 7)  # a quarter of the raw numbers is rejected
+    for size in (1, 7, 64):
+        chunks = itertools.islice(uniform_chunks(size, 3 * 2**61, 7), 1000 // size)
+        assert np.concatenate(list(chunks)).tolist() == whole[: 1000 // size * size].tolist()

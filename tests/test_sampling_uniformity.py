@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from scipy.stats import chisquare
 from lm_bounds.corpora import TokenCorpus, open_local
 from lm_bounds.sampling import (
     Windows,
+    all_windows,
+    draw_distinct_windows,
     draw_windows,
     fixed_windows,
     stream_seed,
@@ -107,3 +110,60 @@ def test_successive_draws_are_independent() -> None:
     assert p_value(np.bincount(pairs, minlength=400)) > LEAST_P_VALUE
     repeated = drawn[0::2] * 20 + np.where(np.arange(40_000) % 10 == 0, drawn[0::2], drawn[1::2])
     assert p_value(np.bincount(repeated, minlength=400)) < LEAST_P_VALUE
+
+
+SUCCESSIVE_CONTEXT = 5
+SUCCESSIVE_PARTS = (1, 12, 2, 5, 3, 8)  # documents of windows of 1; 5, 5, 2; 2; 5; 3; 5, 3 tokens
+
+
+def small_corpus() -> TokenCorpus:
+    starts = np.cumsum([0, *SUCCESSIVE_PARTS])
+    return TokenCorpus("local", "-", np.zeros(starts[-1], np.uint16), starts[:-1].astype(np.int64), "", None)
+
+
+def probability_of_first(sizes: list[int], drawn: tuple[int, ...]) -> float:
+    """That these windows are the first ones, in this order, each in proportion to its size among those left."""
+    probability, left = 1.0, sum(sizes)
+    for number in drawn:
+        probability *= sizes[number] / left
+        left -= sizes[number]
+    return probability
+
+
+@pytest.mark.parametrize("n", [1, 2, 3])
+def test_windows_without_replacement_come_up_in_proportion_to_their_size_among_those_left(n: int) -> None:
+    """Every order of the first n windows, and the inclusion of every window and of every pair."""
+    corpus, n_samples = small_corpus(), 6_000
+    every = all_windows(corpus.document_starts, corpus.n_tokens, SUCCESSIVE_CONTEXT)
+    number = {start: i for i, start in enumerate(every.start.tolist())}
+    sizes = (every.stop - every.start).tolist()
+    assert sizes == [1, 5, 5, 2, 2, 5, 3, 5, 3]
+    orders = list(itertools.permutations(range(len(sizes)), n))
+    exact = {order: probability_of_first(sizes, order) for order in orders}
+    assert sum(exact.values()) == pytest.approx(1.0, abs=1e-12)
+    counts = dict.fromkeys(orders, 0)
+    for k in range(n_samples):
+        seed = stream_seed("certify", "successive", n, k)
+        drawn = draw_distinct_windows(corpus, n, SUCCESSIVE_CONTEXT, seed)
+        counts[tuple(number[start] for start in drawn.start.tolist())] += 1
+    common = [order for order in orders if exact[order] * n_samples >= 5]
+    observed = [counts[order] for order in common] + [n_samples - sum(counts[order] for order in common)]
+    wanted = [exact[order] * n_samples for order in common]
+    wanted = [*wanted, n_samples - sum(wanted)]
+    kept = [i for i, expected in enumerate(wanted) if expected > 1e-6 * n_samples]
+    assert chisquare([observed[i] for i in kept], [wanted[i] for i in kept]).pvalue > LEAST_P_VALUE
+    # inclusion of single windows, and of pairs, against the same probabilities summed over orders
+    for members in range(1, min(n, 2) + 1):
+        for group in itertools.combinations(range(len(sizes)), members):
+            probability = sum(p for order, p in exact.items() if set(group) <= set(order))
+            seen = sum(c for order, c in counts.items() if set(group) <= set(order))
+            deviation = (seen - n_samples * probability) / (n_samples * probability * (1 - probability)) ** 0.5
+            assert abs(deviation) < 5.5
+
+
+def test_uniform_draws_of_windows_would_be_noticed() -> None:
+    corpus, n_samples = small_corpus(), 6_000
+    every = all_windows(corpus.document_starts, corpus.n_tokens, SUCCESSIVE_CONTEXT)
+    sizes = every.stop - every.start
+    counts = np.bincount(np.random.default_rng(1).integers(len(sizes), size=n_samples), minlength=len(sizes))
+    assert chisquare(counts, n_samples * sizes / sizes.sum()).pvalue < LEAST_P_VALUE

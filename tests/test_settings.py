@@ -35,6 +35,11 @@ ALLOWED: list[tuple[str, Any, Any]] = [
     ("family_wise", 0, False),
     ("family_wise", "0", False),
     ("method", "azuma", "azuma"),
+    ("smoothing", "global", "global"),
+    ("smoothing", "entropy", "entropy"),
+    ("unit", "window", "window"),
+    ("unit", "token", "token"),
+    *(("upper", name, name) for name in ("kl_inf", "hoeffding", "bernstein")),
     ("compressor", "gzip", "gzip"),
     ("draw_seed", 0, 0),
     ("draw_seed", 2**40, 2**40),
@@ -65,6 +70,12 @@ REFUSED: list[tuple[str, Any, str]] = [
     ("family_wise", "maybe", "family_wise must be true or false, 'maybe' was given"),
     ("family_wise", 2, "family_wise must be true or false, 2 was given"),
     ("method", "", "method must not be empty"),
+    ("smoothing", "entropi", "smoothing='entropi' is unknown: did you mean 'entropy'"),
+    ("smoothing", "", "smoothing='' is unknown: use one of global, entropy"),
+    ("unit", "tokens", "unit='tokens' is unknown: did you mean 'token'"),
+    ("unit", 3, "unit=3 is unknown: use one of window, token"),
+    ("upper", "hoefding", "upper='hoefding' is unknown: did you mean 'hoeffding'"),
+    ("upper", "markov", "upper='markov' is unknown: use one of kl_inf, hoeffding, bernstein"),
     ("compressor", " ", "compressor must not be empty"),
     ("draw_seed", -1, "draw_seed must be a whole number of at least 0, -1 was given"),
     ("draw_seed", 0.5, "0.5 was given"),
@@ -107,6 +118,9 @@ def test_defaults_are_those_that_are_documented() -> None:
         "failure_prob": 0.05,
         "family_wise": True,
         "method": "kl_inf",
+        "smoothing": None,
+        "unit": "window",
+        "upper": "kl_inf",
         "compressor": "arithmetic",
         "draw_seed": 1234,
         "shared_draws": 1,
@@ -118,6 +132,22 @@ def test_defaults_are_those_that_are_documented() -> None:
 @pytest.mark.parametrize(("windows", "pilot", "n_pilot"), [(1, None, 64), (640, None, 64), (650, None, 65), (9, 2, 2)])
 def test_the_pilot_is_a_tenth_of_the_windows_and_at_least_64(windows: int, pilot: int | None, n_pilot: int) -> None:
     assert Settings(windows=windows, pilot=pilot).n_pilot == n_pilot
+
+
+@pytest.mark.parametrize(
+    ("chosen", "replacement"),
+    [
+        ({}, False),
+        ({"method": "best"}, False),
+        ({"unit": "token"}, False),
+        ({"shared_draws": 3}, False),
+        ({"method": "paper"}, True),
+        ({"upper": "hoeffding"}, True),
+        ({"upper": "bernstein", "method": "best"}, True),
+    ],
+)
+def test_only_bounds_for_independent_draws_draw_a_window_twice(chosen: dict[str, Any], replacement: bool) -> None:
+    assert Settings(**chosen).replacement is replacement
 
 
 def test_settings_are_json() -> None:

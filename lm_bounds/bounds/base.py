@@ -43,7 +43,9 @@ class SmoothedMethod:
     """
 
     name: ClassVar[str]
+    smoothings: ClassVar[tuple[str, ...]] = ("global",)
     smoothing_grid: ClassVar[tuple[float, ...]] = SMOOTHING_GRID
+    has_temperature: ClassVar[bool] = True
 
     metric: str
     vocab_size: int
@@ -106,7 +108,7 @@ class SmoothedMethod:
         """The inverse of ``to_dict``.
 
         Raises:
-            UsageError: for an index that is not a whole number inside its grid.
+            UsageError: for an index that is not a whole number inside its grid, or a choice that the method has not.
         """
         optional = ("smoothing_slope_index", "temperature_index")
         wanted = [field.name for field in dataclasses.fields(cls) if field.name not in optional or field.name in fields]
@@ -117,6 +119,8 @@ class SmoothedMethod:
         if (
             is_bpd != (method.smoothing_index is not None)
             or (not is_bpd and any(index is not None for index in loss_indices))
+            or (method.smoothing_slope_index is not None and "entropy" not in cls.smoothings)
+            or (method.temperature_index is not None and not cls.has_temperature)
             or not all(type(index) is int and 0 <= index < size for _, index, size in chosen)
         ):
             raise UsageError(f"the parameters of {cls.name} for {method.metric} are not on its grids")

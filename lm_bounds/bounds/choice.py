@@ -89,7 +89,10 @@ class PilotSearch(Generic[_S]):
         return make(self.method, self.problem, fields)
 
     def fit(self, point: Point) -> tuple[_S, float]:
-        """The method at a point with the free reals that fit the pilot, and the bound that is predicted for it."""
+        """The method at a point with the free reals that fit the pilot, and the bound that is predicted for it.
+
+        The prediction may be above l_max, so that a search sees the way down from there.
+        """
         method = self.at(point)
         rate = complexity_rate(self.problem, method.selection(), method.split(self.problem)[0])
         means = self._means(method)
@@ -97,7 +100,7 @@ class PilotSearch(Generic[_S]):
         ceiling, predicted = sampling_upper(
             method.statistic(means, rate), method.statistic_max(rate), self.sampling_rate
         )
-        return replace(method, sampling_ceiling=ceiling), min(predicted, method.loss.loss_max)
+        return replace(method, sampling_ceiling=ceiling), predicted
 
     def _means(self, method: _S) -> dict[str, FloatArray]:
         statistics = self.pilot.at(method.temperature_index)

@@ -3,8 +3,9 @@
     A_i = (Y_i - l_i)/Delta > -1,   mu <= mean[ Y_i - (Delta/s) ln(1 + s A_i) ] + (Delta/s)(K + ln(G/delta_1))/m
 
 Y_i = clip(y0 + y1 H_i, l_min, l_max) is predictable and Delta = l_max - l_min, so that 1 + s A_i >= 1 - s > 0 for
-every s of the grid; ln G is paid as the selection bits of s. Z is the summand plus the complexity term; at l = l_max
-it is convex in Y, so z_max is the larger of its values at the smallest and the largest centre.
+every s of the grid; ln G is paid as the selection bits of s. Z is the summand plus the complexity term; it increases
+with l, and at l = l_max,i it is convex in H wherever l_max,i and Y_i do not bend: z_max is the largest of its values
+where they do and at the ends.
 """
 
 from __future__ import annotations
@@ -100,12 +101,12 @@ class Freedman(SampledMethod):
         return np.asarray(means["centre"] - scale * means["log_growth"] + scale * rate, dtype=np.float64)
 
     def statistic_max(self, rate: float) -> float:
-        """The larger of Z at l = l_max with the smallest and with the largest centre."""
+        """The largest of Z at l = l_max,i with H where l_max,i or the centre bends, or at an end."""
         step, loss = STEP_GRID[self.step_index], self.loss
-        scale = loss.loss_range / step
-        ends = self.centres(np.array([0.0, math.log2(self.vocab_size)]))
-        growth = np.log1p(step * (ends - loss.loss_max) / loss.loss_range)
-        return float(np.max(ends - scale * growth + scale * rate))
+        at = np.concatenate([loss.kinks(), self.centre_kinks()])
+        centres = self.centres(at)
+        growth = np.log1p(step * (centres - loss.largest(at)) / loss.loss_range)
+        return float(np.max(self.statistic({"centre": centres, "log_growth": growth}, rate)))
 
     def statistic_min(self, rate: float) -> float:
         """l_min + (Delta/s) rate, because -ln(1 + s A) >= -s A."""
@@ -117,6 +118,15 @@ class Freedman(SampledMethod):
         values = self.values()
         offset, slope = float(values["centre_offset"]), float(values["centre_slope"])
         return np.clip(offset + slope * entropies, self.loss.loss_min, self.loss.loss_max)
+
+    def centre_kinks(self) -> FloatArray:
+        """The entropies, clamped to [0, log2 V], at which the centre reaches l_min and l_max."""
+        values = self.values()
+        offset, slope = float(values["centre_offset"]), float(values["centre_slope"])
+        if not slope:
+            return np.zeros(0)
+        turns = (np.array([self.loss.loss_min, self.loss.loss_max]) - offset) / slope
+        return np.clip(turns, 0.0, math.log2(self.vocab_size))
 
     def values(self) -> dict[str, Any]:
         """y0, y1 and s."""

@@ -80,8 +80,9 @@ class BitsPerDimension:
         return np.array([0.0, math.log2(self.vocab_size)])
 
     def of(self, statistics: TokenStatistics) -> FloatArray:
-        """Loss of every token in bits, never above ``loss_max``; shape (tokens,)."""
-        return smoothed_loss(statistics.log2_prob, self.smoothing, self.vocab_size)
+        """Loss of every token in bits, between ``loss_min`` and ``loss_max``; shape (tokens,)."""
+        losses = smoothed_loss(statistics.log2_prob, self.smoothing, self.vocab_size)
+        return np.clip(losses, self.loss_min, self.loss_max)
 
     def to_dict(self) -> dict[str, Any]:
         """The parameters, for a certificate."""
@@ -89,17 +90,15 @@ class BitsPerDimension:
 
 
 def smoothed_loss(log2_prob: FloatArray, smoothing: FloatArray | float, vocab_size: int) -> FloatArray:
-    """-log2( (1 - a) p + a/V ), between its value at p = 1 and its value at p = 0.
+    """-log2( (1 - a) p + a/V ), up to rounding.
 
     Args:
         log2_prob: log2 p, -inf where the model failed. # shape: (tokens,)
         smoothing: a in (0, 1), one number or one for each token.
         vocab_size: V.
     """
-    floor = np.asarray(smoothing, dtype=np.float64) / vocab_size
-    least = 1 - np.asarray(smoothing) + floor
-    mixed = (1 - np.asarray(smoothing)) * np.exp2(log2_prob) + floor
-    return np.asarray(np.clip(-np.log2(mixed), -np.log2(least), -np.log2(floor)), dtype=np.float64)
+    share = np.asarray(smoothing, dtype=np.float64)
+    return np.asarray(-np.log2((1 - share) * np.exp2(log2_prob) + share / vocab_size), dtype=np.float64)
 
 
 @dataclass(frozen=True)
@@ -134,7 +133,7 @@ class EntropySmoothedBits:
     @property
     def loss_min(self) -> float:
         """The smallest loss at any entropy, in bits."""
-        smoothing = 2.0 ** -self.exponents(self.kinks()).max()
+        smoothing = float(self.smoothings(self.kinks()).min())
         return -math.log2(1 - smoothing + smoothing / self.vocab_size)
 
     @property
@@ -146,6 +145,10 @@ class EntropySmoothedBits:
         """E_i, H_i clamped to [0, log2 V]."""
         entropies = np.clip(entropy_bits, 0.0, math.log2(self.vocab_size))
         return np.clip(self.offset + self.slope * entropies, _LEAST_EXPONENT, _LARGEST_EXPONENT)
+
+    def smoothings(self, entropy_bits: FloatArray) -> FloatArray:
+        """a_i = 2^-E_i."""
+        return np.asarray(np.exp2(-self.exponents(entropy_bits)), dtype=np.float64)
 
     def largest(self, entropy_bits: FloatArray) -> FloatArray:
         """The largest loss that a token can have, predictable: log2 V + E_i."""
@@ -165,9 +168,9 @@ class EntropySmoothedBits:
         return np.array(sorted(ends))
 
     def of(self, statistics: TokenStatistics) -> FloatArray:
-        """Loss of every token in bits; shape (tokens,)."""
-        smoothing = np.exp2(-self.exponents(statistics.entropy_bits))
-        return smoothed_loss(statistics.log2_prob, smoothing, self.vocab_size)
+        """Loss of every token in bits, between ``loss_min`` and its own ``largest``; shape (tokens,)."""
+        losses = smoothed_loss(statistics.log2_prob, self.smoothings(statistics.entropy_bits), self.vocab_size)
+        return np.clip(losses, self.loss_min, self.largest(statistics.entropy_bits))
 
     def to_dict(self) -> dict[str, Any]:
         """The parameters, for a certificate."""

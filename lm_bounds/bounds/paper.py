@@ -55,8 +55,8 @@ class Paper(ConstantRangeMethod):
     """The method with its smoothing fixed."""
 
     name: ClassVar[str] = "paper"
-    smoothings: ClassVar[tuple[str, ...]] = ("global",)
     smoothing_grid: ClassVar[tuple[float, ...]] = PAPER_SMOOTHING_GRID
+    has_temperature: ClassVar[bool] = False
 
     @classmethod
     def choose(cls, problem: Problem, pilot: Pilot, smoothing: str = "global") -> Paper:

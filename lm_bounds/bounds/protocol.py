@@ -99,7 +99,8 @@ class Method(Protocol):
     """A bounding method with its parameters fixed."""
 
     name: ClassVar[str]
-    smoothings: ClassVar[tuple[str, ...]]
+    smoothings: ClassVar[tuple[str, ...]]  # that it is valid for
+    has_temperature: ClassVar[bool]  # whether one is chosen, where the metric depends on it
 
     @property
     def loss(self) -> Loss:

@@ -66,8 +66,8 @@ def without_replacement_upper(
         mu_j = (M mu - S_{j-1})/(M - M_{j-1}),   S and M_j the sums of size times value and of size so far,
 
     so that prod (c - v_j)/(c - mu_j) is a non-negative martingale of mean 1 at the true mean, and the bound is the
-    largest mu with sum ln(c - v_j) - sum ln(c - mu_j) <= ln 1/failure_prob (Ville's inequality). Once every member has
-    been drawn it is the exact mean.
+    largest mu with sum ln(c - v_j) - sum ln(c - mu_j) <= ln 1/failure_prob (Ville's inequality) that leaves the rest a
+    mean of at most c. Once every member has been drawn it is the exact mean.
 
     Args:
         values: v_j in the order of the draws, each below the ceiling. # shape: (n,)
@@ -92,19 +92,21 @@ def without_replacement_upper(
     if not bool(np.all(weights >= 1)) or weights.sum() > total:
         raise UsageError(f"the sizes of the draws must be at least 1 and sum to at most {total}")
     mean = float(weights @ observed / weights.sum())
-    left = total - np.concatenate([[0.0], np.cumsum(weights)[:-1]])
     if weights.sum() == total:
         return mean
     # relative to the sample's mean, so that a far ceiling does not swallow the digits of the values
     deviation, room = observed - mean, ceiling - mean
-    before = np.concatenate([[0.0], np.cumsum(weights * deviation)[:-1]])
+    left = total - np.concatenate([[0.0], np.cumsum(weights)])  # before each draw, and after the last one
+    before = np.concatenate([[0.0], np.cumsum(weights * deviation)])
 
     def excess(shift: float) -> float:
-        """sum ln((c - v_j)/(c - mu_j)) for mu = mean + shift."""
-        expected = (total * shift - before) / left
+        """sum ln((c - v_j)/(c - mu_j)) for mu = mean + shift; infinite where a mu_j is not below c."""
+        expected = (total * shift - before[:-1]) / left[:-1]
+        if not bool(np.all(expected < room)):
+            return math.inf
         return float(np.sum(np.log1p((expected - deviation) / (room - expected))))
 
-    # above ``high`` some mu_j would reach the ceiling; below ``low`` the excess is negative
+    # above ``high`` some mu_j, or the mean of what is left after the last draw, would be above the ceiling
     high = float(np.min((room * left + before) / total))
     low = -max(1.0, abs(high))
     while excess(low) > 0.0:
@@ -136,7 +138,7 @@ def bernstein_upper(values: npt.ArrayLike, low: float, high: float, failure_prob
     Source: Maurer & Pontil 2009, Theorem 4.
 
     >>> round(bernstein_upper([0.0, 1.0] * 50, 0.0, 1.0, 0.05), 6)
-    0.722961
+    0.723438
     """
     observed = np.asarray(values, dtype=np.float64)
     if observed.size < 2 or not 0.0 < failure_prob <= 1.0:

@@ -180,12 +180,13 @@ def certify_seed_parts(
         model: all facts of the model by name.
         code: the measured weights.
         choices: every metric's method with its parameters.
-        n_windows: certifying windows; the draws of more windows begin with those of fewer, except for the method
-            ``paper``, whose bound would not hold for whichever number of windows turned out best.
+        n_windows: certifying windows; the draws of more windows begin with those of fewer, except where the upper
+            confidence bound would not hold for whichever number of windows turned out best: ``hoeffding`` (that of the
+            method ``paper`` as well) and ``bernstein``.
     """
     common = [settings["draw_seed"], {name: corpus[name] for name in _CORPUS_FACTS}, model["context"]]
     common += [settings["unit"], settings["upper"]]
-    if settings["method"] == "paper":
+    if settings["method"] == "paper" or settings["upper"] != "kl_inf":
         common.append(n_windows)
     if settings["shared_draws"] > 1:
         return ["shared", *common]

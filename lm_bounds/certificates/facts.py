@@ -6,9 +6,9 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from lm_bounds.bounds import BEST, Method
+from lm_bounds.bounds import BEST, SMOOTHINGS, Method
 from lm_bounds.certificates.evidence import Observations, context_rule
-from lm_bounds.settings import Settings
+from lm_bounds.settings import UNITS, Settings
 
 # What no description of a hypothesis pays for.
 REFERENCE_MACHINE = (
@@ -30,7 +30,12 @@ _TEXTS = {
     "model": ("name", "architecture", "dtype", "backend", "device"),
     "complexity": ("sha256",),
 }
-_TRUTHS = {"claim": ("vacuous",), "model": ("default_prefix",), "settings": ("family_wise",)}
+_TRUTHS = {
+    "claim": ("vacuous",),
+    "model": ("default_prefix",),
+    "settings": ("family_wise",),
+    "sample": ("replacement",),
+}
 
 
 def type_failures(fields: Mapping[str, Any]) -> Iterator[str]:
@@ -80,6 +85,9 @@ def method_failures(fields: Mapping[str, Any], method: Method) -> Iterator[str]:
         yield "the settings name another smoothing than was used"
     if asked is None and smoothing == "entropy" and fields["settings"]["method"] != BEST:
         yield "the settings name another smoothing than was used"
+    offers_temperature = stated["metric"] == "bpd" and method.has_temperature
+    if offers_temperature != (stated.get("temperature_index") is not None):
+        yield "the choice of a temperature is not charged where there is one, or is charged where there is none"
 
 
 def fact_failures(fields: Mapping[str, Any], observations: Observations) -> Iterator[str]:
@@ -106,6 +114,8 @@ def fact_failures(fields: Mapping[str, Any], observations: Observations) -> Iter
         yield "settings.context is not the model's context"
     if settings["compressor"] != fields["complexity"]["compressor"]["name"]:
         yield "the settings name another compressor than was used"
+    if settings["unit"] not in UNITS or settings["smoothing"] not in (None, *SMOOTHINGS):
+        yield "settings.unit or settings.smoothing is none of those that there are"
     if sample["unit"] != settings["unit"] or sample["draw_seed"] != settings["draw_seed"]:
         yield "the sample's unit or draw_seed is not that of the settings"
     if sample["replacement"] != Settings(method=settings["method"], upper=settings["upper"]).replacement:

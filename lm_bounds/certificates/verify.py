@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 
 from lm_bounds.bounds import Method, Problem, complexity_rate, method_from_dict, vacuous_at
-from lm_bounds.bounds.statistics import IntArray
 from lm_bounds.certificates.claim import claim_sentence
 from lm_bounds.certificates.consistency import column_failures, window_failures
 from lm_bounds.certificates.evidence import MeasuredCode, Observations, certify_seed_parts
@@ -24,7 +23,7 @@ from lm_bounds.certificates.facts import fact_failures, method_failures, type_fa
 from lm_bounds.certificates.files import digest, read_certificate, sha256_file
 from lm_bounds.codelength import EvaluationSettings, length_prefix, settings_ledger
 from lm_bounds.errors import VerificationError
-from lm_bounds.sampling import MOST_DRAWS_PER_WINDOW, Windows, draws_sha256, stream_seed, uniform_indices
+from lm_bounds.sampling import Windows, draws_sha256, first_of_each, rounds, stream_seed, uniform_indices
 
 _TOLERANCE = 1e-9  # what other versions of numpy may change
 _LEDGER_PARTS = ("weights", "description", "selection")
@@ -211,27 +210,27 @@ def _are_drawn(observations: Observations, n_tokens: int, seed: int, replacement
         return False
     if int(observations.window_sizes.sum()) == n_tokens:
         return True
-    n_draws = n
-    while n_draws <= 2 * MOST_DRAWS_PER_WINDOW * n:
-        stream = uniform_indices(n_draws, n_tokens, seed)
-        holder = _window_of(stream, observations)
-        first = np.sort(np.unique(np.where(holder < 0, -1 - np.arange(n_draws), holder), return_index=True)[1])[:n]
-        if len(first) == n or bool((holder[first] < 0).any()):
-            return np.array_equal(stream[first], observations.token_index)
-        n_draws *= 2
-    return False
+    windows = observations if observations.unit == "window" else _of_one_token(observations)
+    order = np.argsort(windows.start)
+    seen, n_seen = np.zeros(n, dtype=bool), 0
+    for tokens in rounds(n, n_tokens, seed):
+        place = np.searchsorted(windows.start[order], tokens, side="right") - 1
+        holder = order[np.maximum(place, 0)]
+        is_held = (place >= 0) & (tokens < windows.stop[holder])
+        known = holder if bool(is_held.all()) else holder[: np.argmin(is_held)]
+        first = first_of_each(known)
+        fresh = first[~seen[known[first]]]
+        if not np.array_equal(tokens[fresh], observations.token_index[n_seen : n_seen + len(fresh)]):
+            return False
+        seen[known[fresh]], n_seen = True, n_seen + len(fresh)
+        if n_seen == n or len(known) < len(tokens):
+            break
+    return n_seen == n
 
 
-def _window_of(tokens: IntArray, observations: Observations) -> IntArray:
-    """The number of the observed window that holds each token, -1 where none does."""
-    by_token = observations.unit == "token"
-    starts = observations.token_index if by_token else observations.start
-    stops = observations.token_index + 1 if by_token else observations.stop
-    order = np.argsort(starts)
-    place = np.searchsorted(starts[order], tokens, side="right") - 1
-    number = order[np.maximum(place, 0)]
-    held = (place >= 0) & (tokens < stops[number])
-    return np.where(held, number, -1)
+def _of_one_token(observations: Observations) -> Windows:
+    token = observations.token_index
+    return Windows(token, token, token + 1)
 
 
 def _seed_covers(parts: list[Any], fields: Mapping[str, Any]) -> bool:

@@ -107,21 +107,29 @@ POINTS: dict[str, list[dict[str, int]]] = {
         {"smoothing_index": 15, "margin_index": 2000, "slope_index": 120},
         {"smoothing_index": 7, "margin_index": 21_000, "slope_index": 0},
         {"smoothing_index": 31, "margin_index": 0, "slope_index": 255},
+        {"smoothing_index": 11, "smoothing_slope_index": 40, "margin_index": 21_000, "slope_index": 60},
     ],
     "freedman": [
         {"smoothing_index": 15, "centre_index": 60, "slope_index": 60, "step_index": 0},
         {"smoothing_index": 7, "centre_index": 0, "slope_index": 127, "step_index": 4},
         {"smoothing_index": 31, "centre_index": 128, "slope_index": 0, "step_index": 9},
+        {"smoothing_index": 11, "smoothing_slope_index": 40, "centre_index": 30, "slope_index": 60, "step_index": 3},
     ],
     "azuma": [{"smoothing_index": 15}, {"smoothing_index": 7}, {"smoothing_index": 31}],
+    "azuma_lambda": [
+        {"smoothing_index": 15, "lambda_index": 26},
+        {"smoothing_index": 7, "lambda_index": 24},
+        {"smoothing_index": 11, "smoothing_slope_index": 40, "lambda_index": 26},
+    ],
     "paper": [{"smoothing_index": 6}, {"smoothing_index": 7}, {"smoothing_index": 5}],
 }
 
 
 def fixed_method(name: str, metric: str, indices: dict[str, int], vocab_size: int = VOCABULARY) -> Method:
     fields = {"metric": metric, "vocab_size": vocab_size, "linearisation": 0.0, "sampling_ceiling": 1e30}
-    smoothing = {"smoothing_index": indices.get("smoothing_index") if metric == "bpd" else None}
-    return method_class(name).from_dict(fields | indices | smoothing)
+    if metric != "bpd":
+        indices = {k: v for k, v in indices.items() if not k.startswith("smoothing")} | {"smoothing_index": None}
+    return method_class(name).from_dict(fields | indices)
 
 
 def rate_of(method: Method, bits: float, pay: bool = True) -> float:
@@ -204,6 +212,7 @@ LEAKS: dict[str, dict[str, int]] = {
     "kl_inf": {"smoothing_index": 15, "margin_index": 0, "slope_index": 255},
     "freedman": {"smoothing_index": 15, "centre_index": 0, "slope_index": 255, "step_index": 0},
     "azuma": {"smoothing_index": 15},
+    "azuma_lambda": {"smoothing_index": 15, "lambda_index": 25},
     "paper": {"smoothing_index": 6},
 }
 
@@ -305,7 +314,7 @@ def step_2_failures(method: Method, problem: Problem, z: Array, sizes: Array, dr
     """Where the exact corpus mean of Z exceeds its upper bound; z holds the value of every window."""
     mean = float(np.average(z, weights=sizes))
     rate = complexity_rate(problem, method.selection(), method.failure_probs(problem)[0])
-    return np.array([method.upper(row, problem, rate) < mean for row in z[drawn]])
+    return np.array([method.upper(z[row], sizes[row], problem, rate) < mean for row in drawn])
 
 
 def statistic_of(method: Method, problem: Problem, corpus: TokenStatistics) -> Array:
@@ -340,6 +349,7 @@ def tight_method(name: str, metric: str, problem: Problem) -> Method:
         "kl_inf": {"smoothing_index": 40, "margin_index": 24_000, "slope_index": 0},
         "freedman": {"smoothing_index": 40, "centre_index": 0, "slope_index": 0, "step_index": 3},
         "azuma": {"smoothing_index": 40},
+        "azuma_lambda": {"smoothing_index": 40, "lambda_index": 12},
     }[name]
     method = fixed_method(name, metric, indices, RARE_VOCABULARY)
     rate = complexity_rate(problem, method.selection(), method.failure_probs(problem)[0])
@@ -347,7 +357,7 @@ def tight_method(name: str, metric: str, problem: Problem) -> Method:
     return dataclasses.replace(method, sampling_ceiling=statistic_max + 1e-9 * abs(statistic_max))
 
 
-TIGHT_METHODS = pytest.mark.parametrize("name", ["kl_inf", "freedman", "azuma"])
+TIGHT_METHODS = pytest.mark.parametrize("name", ["kl_inf", "freedman", "azuma", "azuma_lambda"])
 
 
 @TIGHT_METHODS
@@ -417,7 +427,7 @@ def best_of_many_failures(name: str, shared_draws: int, paid: int) -> tuple[Arra
     for i, drawn in enumerate(drawn_windows(rng, sizes, len(failed))):
         best = int(np.argmin(errs[:, drawn].sum(axis=1)))
         z = np.where(errs[best], wrong, right)
-        failed[i] = method.upper(z[drawn], problem, rate) < np.average(z, weights=sizes)
+        failed[i] = method.upper(z[drawn], sizes[drawn], problem, rate) < np.average(z, weights=sizes)
     return failed, delta_2 * paid
 
 

@@ -134,19 +134,35 @@ def test_statistic_is_never_above_its_largest_value(method_of, statistics_of, na
     method = method_of(rng, name, metric, vocab_size)
     sample = statistics_of(rng, 20, 3, vocab_size)
     top = math.log2(vocab_size)
-    ends = TokenStatistics(  # every corner: the surest and the worst loss at the least and the largest entropy
-        np.array([0.0, -math.inf] * 2),
-        np.array([1, vocab_size] * 2),
-        np.repeat([0.0, top], 2),
-        np.ones(4),
-        np.array([4]),
+    grid = np.concatenate([np.linspace(0.0, top, 500), bends(method)])
+    ends = TokenStatistics(  # the surest and the worst loss at every entropy
+        np.tile([0.0, -math.inf], len(grid)),
+        np.tile([1, vocab_size], len(grid)),
+        np.repeat(grid, 2),
+        np.ones(2 * len(grid)),
+        np.array([2 * len(grid)]),
     )
     for case in (sample, ends):
         statistic = method.statistic(method.columns(case), rate)
         assert bounded_above(statistic, method.statistic_max(rate))
         assert bounded_above(method.statistic(column_means(method, case), rate), method.statistic_max(rate))
+        assert bounded_above(method.statistic_min(rate), statistic)
     reached = float(np.max(method.statistic(method.columns(ends), rate)))
     assert reached == pytest.approx(method.statistic_max(rate), rel=SLACK)
+    assert math.isfinite(method.statistic_min(rate))
+
+
+def bends(method) -> np.ndarray:
+    """The entropies at which the smoothing's exponent or the centre reaches a limit, found without the package."""
+    fields, top = method.to_dict(), math.log2(method.vocab_size)
+    lines = []
+    if "smoothing_slope_index" in fields:
+        lines += [(fields["smoothing_offset"], fields["smoothing_slope"], limit) for limit in (0.125, 32.0)]
+    if "centre_slope" in fields:
+        limits = (method.loss.loss_min, method.loss.loss_max)
+        lines += [(fields["centre_offset"], fields["centre_slope"], limit) for limit in limits]
+    at = np.array([(limit - offset) / slope for offset, slope, limit in lines if slope])
+    return at[(at > 0) & (at < top)]
 
 
 @EVERY_METHOD
@@ -270,16 +286,18 @@ def test_bound_is_monotone_in_every_number(method_of, statistics_of, name, metri
         ceiling = method.statistic_max(rate) + method.loss.loss_range * 2.0 ** float(rng.uniform(-3, 6))
         method = dataclasses.replace(method, sampling_ceiling=ceiling)
     means = column_means(method, sample)
-    bound = certify(method, problem, means)
+    sizes = sample.window_sizes
+    bound = certify(method, problem, means, sizes)
     assert bound.value <= method.loss.loss_max * (1 + 1e-15)
     assert bound.value == bound.risk + bound.complexity + bound.sampling
     for field, value in easier.items():
-        assert bounded_above(certify(method, dataclasses.replace(problem, **{field: value}), means).value, bound.value)
+        changed = dataclasses.replace(problem, **{field: value})
+        assert bounded_above(certify(method, changed, means, sizes).value, bound.value)
     twice = {column: np.tile(values, 2) for column, values in means.items()}
-    again = certify(method, dataclasses.replace(problem, n_windows=2 * problem.n_windows), twice)
+    again = certify(method, dataclasses.replace(problem, n_windows=2 * problem.n_windows), twice, np.tile(sizes, 2))
     assert bounded_above(again.value, bound.value)
     less = TokenStatistics(sample.log2_prob / 2, (sample.rank + 1) // 2, *list(vars(sample).values())[2:])
-    assert bounded_above(certify(method, problem, column_means(method, less)).value, bound.value)
+    assert bounded_above(certify(method, problem, column_means(method, less), sizes).value, bound.value)
 
 
 @given(st.floats(max_value=0, exclude_max=True, allow_nan=False) | st.just(math.nan))

@@ -7,6 +7,7 @@ offset).
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Sequence
 
@@ -16,7 +17,9 @@ import pytest
 from mpmath import mpf
 
 from lm_bounds.bounds import (
+    METHODS,
     BitsPerDimension,
+    EntropySmoothedBits,
     Problem,
     azuma_bound,
     chernoff_kl_upper,
@@ -24,7 +27,6 @@ from lm_bounds.bounds import (
     freedman_bound,
     hoeffding_upper,
     kl_inf_upper,
-    make_loss,
     two_point_upper,
     window_means,
 )
@@ -194,31 +196,105 @@ def test_smoothed_loss(vocab_size: int, smoothing: float, statistics_of) -> None
         assert loss.loss_min <= found <= loss.loss_max
 
 
+@pytest.mark.parametrize("vocab_size", VOCABULARIES)
+@pytest.mark.parametrize(("offset", "slope"), [(0.125, 0.0), (0.125, 3.875), (5.0, -4.0), (32.0, -4.0), (3.0, 0.125)])
+def test_loss_smoothed_by_entropy(vocab_size: int, offset: float, slope: float, statistics_of) -> None:
+    loss = EntropySmoothedBits(vocab_size, offset, slope)
+    sample = statistics_of(np.random.default_rng(17), 30, 4, vocab_size)
+    v = mpf(vocab_size)
+    rows = zip(loss.of(sample), sample.log2_prob, sample.entropy_bits, strict=True)
+    largest, ranges = loss.largest(sample.entropy_bits), loss.ranges(sample.entropy_bits)
+    for i, (found, log2_prob, entropy) in enumerate(rows):
+        exponent = min(max(mpf(offset) + mpf(slope) * mpf(float(entropy)), mpf(1) / 8), mpf(32))
+        a = mpf(2) ** -exponent
+        probability = mpf(2) ** mpf(float(log2_prob)) if math.isfinite(log2_prob) else mpf(0)
+        # exponents of about 10 are rounded to 2e-15, and losses near 0 are as uncertain as a is
+        assert relative(float(found), -mpmath.log((1 - a) * probability + a / v, 2), 1.0) < TOLERANCE
+        assert relative(float(largest[i]), mpmath.log(v / a, 2)) < TOLERANCE
+        assert relative(float(ranges[i]), mpmath.log(1 + (1 - a) * v / a, 2)) < TOLERANCE
+        assert loss.loss_min <= found <= largest[i] <= loss.loss_max
+
+
 @pytest.mark.parametrize("loss_max", [1.0, 15.1, 50.0])
 def test_grids_of_the_ceiling(loss_max: float) -> None:
     for index in (0, 1, 777, 32767, 65534, 65535):
-        true = mpf(loss_max) * (1 + mpf(2) ** (mpf(-12) + mpf(36) * index / 65535))
-        assert relative(ceiling_offset(loss_max, index), true) < TOLERANCE
-        assert ceiling_offset(loss_max, index) > loss_max
+        for least in (0.0, 3.0, loss_max):
+            true = mpf(least) + mpf(loss_max) * mpf(2) ** (mpf(-12) + mpf(36) * index / 65535)
+            assert relative(ceiling_offset(least, loss_max, index), true) < TOLERANCE
+            assert ceiling_offset(least, loss_max, index) > least
     assert [ceiling_slope(index) for index in (0, 51, 255)] == pytest.approx([0.0, 0.4, 2.0], abs=1e-15)
+
+
+@dataclasses.dataclass(frozen=True)
+class SmoothingTwin:
+    """What is bounded, for a method's indices: E(H), l_max(H), the ends of the loss at any H."""
+
+    metric: str
+    vocab_size: int
+    offset: mpf
+    slope: mpf
+
+    @classmethod
+    def of(cls, method) -> SmoothingTwin:
+        """With a smoothing a everywhere, E = log2 1/a."""
+        if method.metric != "bpd":
+            return cls(method.metric, method.vocab_size, mpf(0), mpf(0))
+        if method.smoothing_slope_index is not None:
+            slope = mpf(method.smoothing_slope_index - 32) / 8
+            return cls("bpd", method.vocab_size, mpf(method.smoothing_index + 1) / 8, slope)
+        alpha = mpf(method.smoothing_grid[method.smoothing_index])
+        return cls("bpd", method.vocab_size, -mpmath.log(alpha, 2), mpf(0))
+
+    @property
+    def top(self) -> mpf:
+        return mpmath.log(self.vocab_size, 2)
+
+    def exponent(self, entropy: mpf) -> mpf:
+        if not self.slope:
+            return self.offset
+        return min(max(self.offset + self.slope * entropy, mpf(1) / 8), mpf(32))
+
+    def largest(self, entropy: mpf) -> mpf:
+        return self.top + self.exponent(entropy) if self.metric == "bpd" else mpf(1)
+
+    def least(self, entropy: mpf) -> mpf:
+        if self.metric != "bpd":
+            return mpf(0)
+        alpha = mpf(2) ** -self.exponent(entropy)
+        return -mpmath.log(1 - alpha + alpha / self.vocab_size, 2)
+
+    def bends(self) -> list[mpf]:
+        """0, log2 V, and where the exponent reaches a limit."""
+        turns = [(limit - self.offset) / self.slope for limit in (mpf(1) / 8, mpf(32))] if self.slope else []
+        return [mpf(0), self.top, *(turn for turn in turns if 0 < turn < self.top)]
+
+    def ends(self) -> tuple[mpf, mpf]:
+        at = self.bends()
+        return min(self.least(h) for h in at), max(self.largest(h) for h in at)
 
 
 def linearised_twin(method, loss: mpf, entropy: mpf, rate: float) -> mpf:
     """Z of one token as each method's formula is printed."""
-    smoothing = None if method.smoothing_index is None else method.smoothing_grid[method.smoothing_index]
-    bounded = make_loss(method.metric, method.vocab_size, smoothing)
-    rho = mpf(rate)
+    twin, rho = SmoothingTwin.of(method), mpf(rate)
+    least, largest = twin.ends()
     if method.name == "kl_inf":
-        b = mpf(ceiling_offset(bounded.loss_max, method.margin_index))
-        ceiling = b + mpf(ceiling_slope(method.slope_index)) * entropy
-        t = mpf(method.linearisation) + mpmath.log(b)  # the parameter is relative to b
+        c1 = mpf(ceiling_slope(method.slope_index))
+        lowest = max(0, *(twin.largest(h) - c1 * h for h in twin.bends()))
+        margin = largest * mpf(2) ** (mpf(-12) + mpf(36) * method.margin_index / 65535)
+        b = mpf(method.ceiling_offset)  # any b above l_max,i - c1 H_i is valid; this one is that of the grid, rounded
+        assert relative(method.ceiling_offset, lowest + margin) < TOLERANCE
+        ceiling = b + c1 * entropy
+        t = mpf(method.linearisation) + mpmath.log(b)
         return ceiling - mpmath.exp(t) * (1 - t - rho + mpmath.log(ceiling - loss))
     if method.name == "freedman":
-        s, width = mpf(STEP_GRID[method.step_index]), mpf(bounded.loss_range)
-        drift = mpf(bounded.loss_max) * method.centre_index / 255 + mpf(2) * method.slope_index / 255 * entropy
-        centre = min(max(drift, mpf(bounded.loss_min)), mpf(bounded.loss_max))
+        s, width = mpf(STEP_GRID[method.step_index]), largest - least
+        drift = largest * method.centre_index / 255 + mpf(2) * method.slope_index / 255 * entropy
+        centre = min(max(drift, least), largest)
         return centre - width / s * mpmath.log(1 + s * (centre - loss) / width) + width / s * rho
-    return loss + mpf(bounded.loss_range) * mpmath.sqrt(rho / 2)
+    if method.name == "azuma_lambda":
+        tilt = mpf(2) ** (3 - mpf(method.lambda_index) / 4)
+        return loss + tilt / 8 * (twin.largest(entropy) - twin.least(entropy)) ** 2 + rho / tilt
+    return loss + (largest - least) * mpmath.sqrt(rho / 2)
 
 
 @pytest.mark.parametrize("rate", RATES)
@@ -230,8 +306,11 @@ def test_linearised_statistic(method_name: str, rate: float, vocab_size: int, me
         {"margin_index": 0, "smoothing_index": 0, "step_index": 0, "linearisation": -3.0 - rate},
     ]
     extremes = extremes if method_name != "paper" else []
+    if "entropy" in METHODS[method_name].smoothings:
+        extremes += [fixed | {"smoothing_slope_index": slope} for fixed in extremes for slope in (0, 63)]
     for fixed in (*extremes, *({} for _ in range(6))):
         method = method_of(rng, method_name, "bpd", vocab_size, **fixed)
+        twin = SmoothingTwin.of(method)
         sample = statistics_of(rng, 6, 3, vocab_size)
         columns = method.columns(sample)
         means = {name: window_means(values, sample.window_sizes) for name, values in columns.items()}
@@ -242,6 +321,13 @@ def test_linearised_statistic(method_name: str, rate: float, vocab_size: int, me
         stop = np.cumsum(sample.window_sizes)
         for window, (start, end) in enumerate(zip(stop - sample.window_sizes, stop, strict=True)):
             assert relative(float(found[window]), mean(tokens[start:end]), *scales) < TOLERANCE
-        top = math.log2(vocab_size)
-        peak = max(linearised_twin(method, mpf(method.loss.loss_max), mpf(h), rate) for h in (0.0, top))
-        assert relative(method.statistic_max(rate), peak, method.loss.loss_max) < TOLERANCE
+        grid = [twin.top * k / 20 for k in range(21)] + twin.bends()
+        if method_name == "freedman":  # where the centre reaches an end
+            drifts = [(end - mpf(method.values()["centre_offset"])) for end in twin.ends()]
+            slope = mpf(method.values()["centre_slope"])
+            grid += [drift / slope for drift in drifts if slope and 0 < drift / slope < twin.top]
+        largest = exact(method.loss.largest(np.array([float(h) for h in grid])))
+        peaks = [linearised_twin(method, loss, mpf(float(h)), rate) for loss, h in zip(largest, grid, strict=True)]
+        assert relative(method.statistic_max(rate), max(peaks), *peaks, method.loss.loss_max) < TOLERANCE
+        lowest = min(linearised_twin(method, twin.least(h), h, rate) for h in grid)
+        assert mpf(method.statistic_min(rate)) <= lowest + TOLERANCE * max(abs(peak) for peak in peaks)

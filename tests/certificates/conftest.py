@@ -18,12 +18,14 @@ import pytest
 
 from lm_bounds.bounds import (
     METRICS,
+    TEMPERATURE_GRID,
+    UNIT_TEMPERATURE,
+    Pilot,
     Problem,
     TokenStatistics,
     choose_method,
     method_from_dict,
     vacuous_at,
-    window_sums,
 )
 from lm_bounds.certificates import (
     Certificate,
@@ -41,7 +43,8 @@ from lm_bounds.certificates.files import digest, sha256_file
 from lm_bounds.certificates.verify import read_observations
 from lm_bounds.codelength import CodeLength, EvaluationSettings, LedgerItem, length_prefix, settings_ledger
 from lm_bounds.corpora import TokenCorpus
-from lm_bounds.sampling import Windows, draw_windows, draws_sha256, stream_seed
+from lm_bounds.passes import certifying_windows, column_sums, sample_size
+from lm_bounds.sampling import Windows, draw_windows, draws_sha256, ending_with_token, stream_seed
 from lm_bounds.settings import Settings
 
 VOCABULARY, TOKENS, CONTEXT, WINDOWS = 260, 200_000, 64, 40
@@ -76,12 +79,14 @@ class Run:
 
 
 @functools.cache
-def _table() -> tuple[TokenCorpus, dict[str, np.ndarray]]:
+def _table(n_tokens: int = TOKENS) -> tuple[TokenCorpus, dict[str, np.ndarray]]:
+    """The first tokens of the corpus, and the statistics of all of them."""
     random = np.random.default_rng(5)
     lengths = random.integers(1, 400, TOKENS)
     starts = np.cumsum(lengths) - lengths
     tokens = random.integers(0, VOCABULARY - 4, TOKENS).astype(np.uint16)
-    corpus = TokenCorpus("local", "book.txt", tokens, starts[starts < TOKENS].astype(np.int64), "e" * 64, 256)
+    starts = starts[starts < n_tokens].astype(np.int64)
+    corpus = TokenCorpus("local", "book.txt", tokens[:n_tokens], starts, "e" * 64, 256)
     surprise = random.exponential(2.0, TOKENS)
     statistics = {
         "log2_prob": -surprise,
@@ -92,16 +97,18 @@ def _table() -> tuple[TokenCorpus, dict[str, np.ndarray]]:
     return corpus, statistics
 
 
-def _score(windows: Windows) -> TokenStatistics:
+def _score(windows: Windows, temperature: float, unit: str) -> TokenStatistics:
+    """The invented model is least surprised at T = 1.19."""
     _, table = _table()
     rows = np.concatenate([np.arange(a, b) for a, b in zip(windows.start, windows.stop, strict=True)])
-    return TokenStatistics(
-        **{name: values[rows] for name, values in table.items()}, window_sizes=windows.stop - windows.start
-    )
+    found = {name: values[rows] for name, values in table.items()}
+    found["log2_prob"] = found["log2_prob"] * (0.9 + 4 * np.log2(temperature / 1.19) ** 2)
+    found["entropy_bits"] = np.clip(found["entropy_bits"] * temperature, 0.0, 8.0)
+    statistics = TokenStatistics(**found, window_sizes=windows.stop - windows.start)
+    return statistics.last_tokens() if unit == "token" else statistics
 
 
-def _unchosen_plan(settings: Settings, model: ModelFacts, n_windows: int) -> Plan:
-    corpus, _ = _table()
+def _unchosen_plan(settings: Settings, corpus: TokenCorpus, model: ModelFacts, n_windows: int) -> Plan:
     ledger = tuple(LedgerItem(*entry) for entry in WEIGHTS)
     bits = sum(entry.bits for entry in ledger)
     code = CodeLength(settings.compressor, "adaptive 1", bits, ledger, 1500, 2, 6000, "a" * 64, 0.5, True)
@@ -113,21 +120,22 @@ def _unchosen_plan(settings: Settings, model: ModelFacts, n_windows: int) -> Pla
     return Plan(settings, facts, model, code, settings_ledger(charged), {}, n_windows, created)
 
 
-def _run(directory: Path, model: ModelFacts = MODEL, n_windows: int = WINDOWS, **chosen: Any) -> Run:
-    corpus, _ = _table()
+def _run(
+    directory: Path, model: ModelFacts = MODEL, n_windows: int = WINDOWS, n_tokens: int = TOKENS, **chosen: Any
+) -> Run:
+    corpus, _ = _table(n_tokens)
     settings = Settings(**{"corpus_path": "book.txt", "windows": n_windows, **chosen})
-    plan = _unchosen_plan(settings, model, n_windows)
-    pilot = _score(draw_windows(corpus, settings.n_pilot, CONTEXT, stream_seed("pilot", settings.draw_seed, "corpus")))
-    methods = {name: choose_method(settings.method, plan.problem(name), pilot) for name in METRICS}
+    plan = _unchosen_plan(settings, corpus, model, sample_size(settings, corpus, CONTEXT, n_windows))
+    windows = draw_windows(corpus, settings.n_pilot, CONTEXT, stream_seed("pilot", settings.draw_seed, "corpus"))
+    windows = ending_with_token(windows) if settings.unit == "token" else windows
+    offered = [UNIT_TEMPERATURE] if settings.method == "paper" else range(len(TEMPERATURE_GRID))
+    pilot = Pilot({index: _score(windows, TEMPERATURE_GRID[index], settings.unit) for index in offered})
+    methods = {name: choose_method(settings.method, plan.problem(name), pilot, settings.smoothing) for name in METRICS}
     plan = replace(plan, methods=methods)
-    windows = draw_windows(corpus, n_windows, CONTEXT, plan.certify_seed())
-    seen = _score(windows)
-    sums = {
-        f"{metric}/{name}": window_sums(values, seen.window_sizes)
-        for metric, method in methods.items()
-        for name, values in method.columns(seen).items()
-    }
-    observations = Observations(windows.token_index, windows.start, windows.stop, sums)
+    windows = certifying_windows(plan, corpus)
+    seen = {method.temperature: _score(windows, method.temperature, settings.unit) for method in methods.values()}
+    sums = column_sums(plan, seen)
+    observations = Observations(windows.token_index, windows.start, windows.stop, sums, settings.unit)
     certificates = write_certificates(plan, observations, list(methods), directory)
     return Run(plan, observations, directory, {entry.metric: entry for entry in certificates})
 
@@ -201,7 +209,8 @@ def _settle(fields: dict[str, Any], observations_path: Path) -> None:
     claim, complexity, corpus, model, settings, sample = (
         fields[name] for name in ("claim", "complexity", "corpus", "model", "settings", "sample")
     )
-    metric, observations = claim["metric"], read_observations(observations_path)
+    sample["unit"] = settings["unit"]
+    metric, observations = claim["metric"], read_observations(observations_path, sample["unit"])
     fields["method"] = method_from_dict(fields["method"]).to_dict()
     method = method_from_dict(fields["method"])
     code_bits = complexity["code_bits"] = sum(e["bits"] for e in complexity["ledger"] if e["part"] == "weights")
@@ -220,7 +229,8 @@ def _settle(fields: dict[str, Any], observations_path: Path) -> None:
     sample.update(windows=observations.n_windows, scored_tokens=int(observations.window_sizes.sum()))
     sample["seed_parts"] = certify_seed_parts(settings, corpus, model, code, choices, observations.n_windows)
     sample["draws_sha256"] = draws_sha256(Windows(observations.token_index, observations.start, observations.stop))
-    sample.update(draw_seed=settings["draw_seed"], pilot=Settings(**settings).n_pilot)
+    stated = Settings(**settings)
+    sample.update(draw_seed=stated.draw_seed, pilot=stated.n_pilot, replacement=stated.replacement)
     model["context_rule"] = context_rule(model["prefix_token_id"], model["context"])
     problem = Problem(
         metric,
@@ -230,6 +240,8 @@ def _settle(fields: dict[str, Any], observations_path: Path) -> None:
         code_bits + sum(entry.bits for entry in description),
         settings["failure_prob"] / (corpus["n_metrics"] if settings["family_wise"] else 1),
         settings["shared_draws"],
+        sample["replacement"],
+        settings["upper"],
     )
     bound = observations.bound(metric, method, problem)
     level = vacuous_at(metric, model["n_choices"])

@@ -181,8 +181,11 @@ def test_the_last_windows_may_be_left_out_where_the_bound_holds_for_any_number_o
     fabricated: Callable[..., Any], restated: Callable[..., Any]
 ) -> None:
     fewer = _every(lambda x: x[:-1])
-    for method, ok in (("kl_inf", True), ("freedman", True), ("azuma", True), ("paper", False)):
-        run = fabricated(method=method)
+    every: list[tuple[dict[str, Any], bool]] = [({"method": name}, True) for name in ("kl_inf", "freedman", "azuma")]
+    every += [({"method": "paper"}, False), ({"upper": "hoeffding"}, False), ({"upper": "bernstein"}, False)]
+    every += [({"method": "paper", "shared_draws": 5}, False), ({"upper": "bernstein", "shared_draws": 5}, False)]
+    for chosen, ok in every:
+        run = fabricated(**chosen)
         verification = restated(run, lambda fields: None, consistently=True, arrays=fewer)
         assert verification.ok == ok
         assert ok or "the drawn tokens are not those of the seed" in verification.failures
@@ -236,6 +239,9 @@ IMPOSSIBLE = {
     ("azuma", "bpd", "Z above z_max"): (_add("sums/bpd/loss", 1e3), "above its largest possible value"),
     ("paper", "bpd", "Z above z_max"): (_add("sums/bpd/loss", 1e3), "above its largest possible value"),
     ("paper", "top10", "half an error"): (_add("sums/top10/loss", 0.5), "errors of top10 .* are not a whole number"),
+    ("azuma_lambda", "bpd", "a range too short"): (_add("sums/bpd/squared_range", -1e5), "squared_range is outside"),
+    ("azuma_lambda", "bpd", "a range too long"): (_add("sums/bpd/squared_range", 1e6), "squared_range is outside"),
+    ("azuma_lambda", "bpd", "Z above z_max"): (_add("sums/bpd/loss", 1e3), "above its largest possible value"),
     ("kl_inf", "bpd", "other tokens"): (_shift, "the drawn tokens are not those of the seed"),
     ("kl_inf", "bpd", "windows longer than the context"): (_grow, "longer than the context"),
     ("kl_inf", "bpd", "windows that overlap"): (_overlap, "two windows overlap"),

@@ -103,6 +103,29 @@ LIES = {
     "draws_sha256": (setting("sample", "draws_sha256", to="0" * 64), "other? sha256|another sha256"),
     "pilot": (setting("sample", "pilot", to=63), "windows or pilot"),
     "unit": (setting("sample", "unit", to="token"), "unit"),
+    "unit of the settings": (setting("settings", "unit", to="token"), "unit"),
+    "a unit that there is not": (
+        both(setting("settings", "unit", to="document"), setting("sample", "unit", to="document")),
+        "unit or settings.smoothing is none of those",
+    ),
+    "replacement": (setting("sample", "replacement", to=True), "replacement is not that of the settings"),
+    "replacement as a number": (setting("sample", "replacement", to=0), r"sample\.replacement is not true or false"),
+    "upper": (setting("settings", "upper", to="hoeffding"), "upper=hoeffding is for draws with replacement"),
+    "upper and replacement": (
+        both(setting("settings", "upper", to="bernstein"), setting("sample", "replacement", to=True)),
+        "seed of the draws",
+    ),
+    "an upper that there is not": (setting("settings", "upper", to="markov"), "unknown upper bound"),
+    "smoothing of the settings": (setting("settings", "smoothing", to="entropy"), "another smoothing than was used"),
+    "a smoothing that there is not": (setting("settings", "smoothing", to="local"), "none of those that there are"),
+    "slope of the smoothing": (setting("method", "smoothing_slope_index", to=32), "grid indices stand for"),
+    "temperature index": (setting("method", "temperature_index", to=lambda x: x - 1), "grid indices stand for"),
+    "temperature": (setting("method", "temperature", to=1.0), "grid indices stand for"),
+    "temperature index off the grid": (setting("method", "temperature_index", to=16), "not on its grids"),
+    "a temperature that is not paid": (
+        lambda f: [f["method"].pop(name) for name in ("temperature_index", "temperature")],
+        "the choice of a temperature is not charged",
+    ),
     "vocab_size": (setting("model", "vocab_size", to=250), "vocab_size is not the model's"),
     "n_choices": (setting("model", "n_choices", to=260), r"claim\.vacuous_at"),
     "n_choices above V": (setting("model", "n_choices", to=1000), "above model.vocab_size"),
@@ -174,6 +197,12 @@ RESTATEMENTS = {
     "ceiling": setting("method", "margin_index", to=lambda x: x + 1),
     "slope": setting("method", "slope_index", to=lambda x: x + 1),
     "smoothing": setting("method", "smoothing_index", to=lambda x: x - 1),
+    "temperature": setting("method", "temperature_index", to=lambda x: x - 1),
+    "no temperature": lambda f: f["method"].pop("temperature_index"),
+    "smoothing by entropy": both(
+        setting("method", "smoothing_slope_index", to=32), setting("settings", "smoothing", to="entropy")
+    ),
+    "upper": setting("settings", "upper", to="hoeffding"),
     "compressor": setting("complexity", "compressor", "name", to="gzip"),
     "weights": setting("complexity", "sha256", to="b" * 64),
     "corpus hash": setting("corpus", "sha256", to="b" * 64),
@@ -193,9 +222,13 @@ def test_nothing_that_a_bound_depends_on_can_be_restated_consistently(
 def test_the_adversary_is_right_when_nothing_was_changed(
     fabricated: Callable[..., Any], restated: Callable[..., Any]
 ) -> None:
-    for method in ("kl_inf", "freedman", "azuma", "paper"):
+    every: list[dict[str, Any]] = [
+        {"method": name} for name in ("kl_inf", "freedman", "azuma", "azuma_lambda", "paper")
+    ]
+    every += [{"smoothing": "entropy"}, {"unit": "token"}, {"upper": "hoeffding"}, {"upper": "bernstein"}]
+    for chosen in every:
         for metric in ("bpd", "top1"):
-            run = fabricated(method=method)
+            run = fabricated(**chosen)
             verification = restated(run, lambda fields: None, metric, consistently=True)
             assert verification.failures == ()
             assert verification.bound == run.certificates[metric].bound
@@ -283,6 +316,7 @@ def _field(path: Path, names: tuple[Any, ...]) -> Any:
 
 
 OF_THE_CORPUS = {
+    "upper",
     "more tokens",
     "more metrics",
     "draw_seed",

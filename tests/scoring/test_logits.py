@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -13,23 +14,34 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from lm_bounds.bounds import SMOOTHING_GRID, BitsPerDimension, TokenStatistics, TopKError
+from lm_bounds.bounds import (
+    SMOOTHING_GRID,
+    TEMPERATURE_GRID,
+    UNIT_TEMPERATURE,
+    BitsPerDimension,
+    TokenStatistics,
+    TopKError,
+)
 from lm_bounds.scoring import logits as logits_module
 from lm_bounds.scoring import token_statistics, total_probability
+from lm_bounds.scoring.logits import tempered_statistics
 
 FAMILIES = ["gpt2", "llama", "gpt_neox"]
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 LENGTHS = [20, 13, 1]
 
 
-def by_definition(logits: torch.Tensor, targets: torch.Tensor, lengths: list[int]) -> TokenStatistics:
+def by_definition(
+    logits: torch.Tensor, targets: torch.Tensor, lengths: list[int], temperature: float = 1.0
+) -> TokenStatistics:
     """Every statistic of every token in float64, one row at a time, as its definition reads."""
     log2_prob, rank, entropy_bits, max_prob = [], [], [], []
     for window, length in enumerate(lengths):
         for position in range(length):
             row = logits[window, position].double().numpy()
             target = int(targets[window, position])
-            log_p = row - row.max() - math.log(np.exp(row - row.max()).sum())
+            scaled = (row - row.max()) / temperature
+            log_p = scaled - math.log(np.exp(scaled).sum())
             log2_prob.append(log_p[target] / math.log(2))
             rank.append(1 + sum(row[v] >= row[target] for v in range(len(row)) if v != target))
             entropy_bits.append(-(np.exp(log_p) * log_p).sum() / math.log(2))
@@ -169,6 +181,58 @@ def test_a_common_offset_of_the_logits_gives_no_probability_away(offset: float) 
     assert sums.tolist() == pytest.approx([1.0] * 5, abs=1e-5)
 
 
+@pytest.mark.parametrize("rows_per_chunk", [None, 3], ids=["whole", "three rows"])
+@pytest.mark.parametrize("scale", [0.1, 3.0, 30.0])
+def test_every_temperature_equals_the_definition(
+    scale: float, rows_per_chunk: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if rows_per_chunk is not None:
+        monkeypatch.setattr(logits_module, "CHUNK_ELEMENTS", rows_per_chunk * 300)
+    logits = scale * torch.randn((3, 20, 300), generator=torch.Generator().manual_seed(1)) - 40.0
+    targets = random_targets((3, 20), 300)
+    found = tempered_statistics(logits, targets, LENGTHS, TEMPERATURE_GRID)
+    for statistics, temperature in zip(found, TEMPERATURE_GRID, strict=True):
+        largest = float(logits.max() - logits.min()) / temperature
+        wanted = by_definition(logits, targets, LENGTHS, temperature)
+        assert_statistics_equal(statistics, wanted, 2e-6 * (10 + largest))
+        log_p = torch.log_softmax(logits.double() / temperature, dim=-1)
+        chosen = log_p.gather(-1, targets[:, :, None])[:, :, 0] / math.log(2)
+        by_torch = torch.cat([chosen[window, :length] for window, length in enumerate(LENGTHS)])
+        np.testing.assert_allclose(statistics.log2_prob, by_torch.numpy(), rtol=0, atol=2e-6 * (10 + largest))
+        np.testing.assert_array_equal(statistics.rank, found[UNIT_TEMPERATURE].rank)
+    plain = token_statistics(logits, targets, LENGTHS)
+    for name, values in vars(plain).items():
+        np.testing.assert_array_equal(getattr(found[UNIT_TEMPERATURE], name), values)
+
+
+def test_the_entropy_rises_and_the_largest_probability_falls_with_the_temperature() -> None:
+    logits, targets = 4 * torch.randn((1, 40, 300)), random_targets((1, 40), 300)
+    found = tempered_statistics(logits, targets, [40], TEMPERATURE_GRID)
+    for cool, warm in itertools.pairwise(found):
+        assert np.all(warm.entropy_bits > cool.entropy_bits)
+        assert np.all(warm.max_prob < cool.max_prob)
+
+
+def test_a_failed_row_has_failed_at_every_temperature() -> None:
+    logits, targets = torch.randn((1, 4, 40)), random_targets((1, 4), 40)
+    logits[0, 1, 3], logits[0, 2, 5], logits[0, 3, 7] = math.nan, math.inf, -math.inf
+    for statistics in tempered_statistics(logits, targets, [4], TEMPERATURE_GRID):
+        assert np.isfinite(statistics.log2_prob).tolist() == [True, False, False, False]
+        assert statistics.rank[1:].tolist() == [40, 40, 40]
+        assert statistics.entropy_bits[1:].tolist() == [0.0, 0.0, 0.0]
+
+
+def test_logits_as_far_apart_as_floats_reach_stay_finite_at_every_temperature() -> None:
+    row = torch.zeros((1, 1, 40))
+    row[0, 0, 0], row[0, 0, 1] = 3e38, -3e38
+    for target in (0, 1, 2):
+        for statistics in tempered_statistics(row, torch.tensor([[target]]), [1], TEMPERATURE_GRID):
+            assert statistics.log2_prob[0] <= 0.0
+            assert statistics.entropy_bits[0] == 0.0
+            assert statistics.max_prob[0] == 1.0
+            assert statistics.rank[0] == (1 if target == 0 else 40 if target == 1 else 39)
+
+
 class LargestAllocation(TorchDispatchMode):
     """Remembers the largest tensor, in elements, that was made in new memory."""
 
@@ -192,6 +256,9 @@ def test_no_second_copy_of_the_logits_is_made(dtype: torch.dtype, monkeypatch: p
     with LargestAllocation(logits) as seen:
         token_statistics(logits, targets, [40, 40, 40, 9])
     assert 0 < seen.n_elements <= 4 * 500
+    with LargestAllocation(logits) as seen:
+        tempered_statistics(logits, targets, [40, 40, 40, 9], TEMPERATURE_GRID)
+    assert 0 < seen.n_elements <= 16 * 4 * 160  # what is kept of every token at every temperature
     with LargestAllocation(logits[0]) as seen:
         total_probability(logits[0])
     assert 0 < seen.n_elements <= 4 * 500

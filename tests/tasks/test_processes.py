@@ -21,8 +21,8 @@ import torch
 from lm_eval.models.huggingface import HFLM
 
 import lm_bounds
-from lm_bounds import pipeline, processes, scoring
-from lm_bounds.certificates import read_certificate
+from lm_bounds import passes, pipeline, processes, scoring
+from lm_bounds.certificates import Observations, read_certificate
 from lm_bounds.errors import CorpusError, ModelError, UsageError, WeightsError
 from lm_bounds.pipeline import Session
 from lm_bounds.processes import ONE_PROCESS, check_alike, from_leader, leader_first, processes_of, together
@@ -235,6 +235,27 @@ def test_processes_agree_where_batches_are_larger(
     assert joined.n_windows == N_WINDOWS
 
 
+@pytest.mark.parametrize("world_size", [2, 5])
+def test_a_corpus_of_fewer_windows_than_processes_is_scored_whole(
+    world_size: int, scored: Callable[..., list[Any]], tmp_path: Path
+) -> None:
+    """Three windows: of five processes the last two have nothing to score, and answer all the same."""
+    text = tmp_path / "short.txt"
+    text.write_text("a short text, " * 12, encoding="utf-8")
+    found = scored(world_size, corpus_path=str(text))
+    assert [len(share) for share in found] == [len(range(rank, N_WINDOWS, world_size)) for rank in range(world_size)]
+    assert [entry.is_surplus for share in found for entry in share].count(False) == 3
+    plan, joined = join([entry for share in found for entry in share])
+    assert plan.n_windows == joined.n_windows == 3
+    assert int(joined.window_sizes.sum()) == plan.corpus.n_tokens
+    [whole] = scored(1, corpus_path=str(text))
+    assert sums_are_those_of_one(joined, join(whole)[1])
+
+
+def sums_are_those_of_one(joined: Observations, wanted: Observations) -> bool:
+    return all(np.allclose(joined.sums[name], wanted.sums[name], rtol=1e-6) for name in wanted.sums)
+
+
 def test_padding_is_answered_and_not_scored_again(
     metadata: dict[str, Any], tiny_lm: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -268,9 +289,7 @@ def test_the_pilot_is_in_the_order_of_its_windows(
     """Whatever the batches, and however many processes score it."""
     pilots: list[Any] = []
     choose = pipeline.choose_method
-    monkeypatch.setattr(
-        pipeline, "choose_method", lambda name, problem, pilot: pilots.append(pilot) or choose(name, problem, pilot)
-    )
+    monkeypatch.setattr(pipeline, "choose_method", lambda *given: pilots.append(given[2].at(None)) or choose(*given))
     [one] = token_statistics(tiny_lm("unigram", batch_size=5), share_of("bpd", metadata)[:1])
     session = pipeline.open_session(tiny_lm("unigram"), "local", one.plan.settings, 30, processes=ONE_PROCESS)
     seed = stream_seed("pilot", one.plan.settings.draw_seed, one.plan.corpus.sha256)
@@ -296,7 +315,7 @@ STEPS: dict[str, tuple[Any, str]] = {
     "the checks of the model": (scoring, "check_model"),
     "the pilot": (scoring.HFScorer, "score"),
     "the choices": (pipeline, "choose_method"),
-    "the windows": (pipeline, "column_sums"),
+    "the windows": (passes, "column_sums"),
 }
 
 

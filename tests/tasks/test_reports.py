@@ -171,11 +171,22 @@ def test_lm_eval_saves_results_and_samples(evaluate: Evaluate, tmp_path: Path, v
     assert [line["bpd_bound"].partition(":")[0] for line in lines] == [f"draw {n}" for n in range(N_WINDOWS)]
 
 
-def test_the_mean_of_the_logged_risks_is_the_risk(evaluate: Evaluate, values_of: Values) -> None:
-    results = evaluate("local_bounds", flags={"log_samples": True})
+@pytest.mark.parametrize("upper", ["kl_inf", "hoeffding"])
+def test_the_risk_is_estimated_from_the_logged_risks(upper: str, evaluate: Evaluate, values_of: Values) -> None:
+    """Their mean for draws with replacement; else each draw's estimate is what was seen before plus the rest at it."""
+    results = evaluate("local_bounds", flags={"log_samples": True}, upper=upper)
     for metric, task in zip(METRICS, TASKS, strict=True):
-        risks = [sample[f"{metric}_risk"] for sample in results["samples"][task]]
-        assert sum(risks) / N_WINDOWS == pytest.approx(values_of(results, task)[f"{metric}_risk"], rel=1e-12)
+        values, samples = values_of(results, task), results["samples"][task]
+        risks = [sample[f"{metric}_risk"] for sample in samples]
+        sizes, m = [sample["scored_tokens"] for sample in samples], values["corpus_tokens"]
+        assert len(set(sizes)) > 5
+        estimates = risks
+        if upper == "kl_inf":
+            before = [sum(sizes[:j]) for j in range(N_WINDOWS)]
+            seen = [sum(size * risk for size, risk in zip(sizes[:j], risks[:j], strict=True)) for j in range(N_WINDOWS)]
+            rows = zip(seen, before, risks, strict=True)
+            estimates = [(known + (m - drawn) * risk) / m for known, drawn, risk in rows]
+        assert sum(estimates) / N_WINDOWS == pytest.approx(values[f"{metric}_risk"], rel=1e-12)
 
 
 def test_results_print_as_lm_evals_table(group: dict[str, Any]) -> None:
@@ -212,3 +223,81 @@ def test_progress_is_shown_on_standard_error(evaluate: Evaluate, capfd: pytest.C
     assert "scoring the pilot: 12 of 12 windows in " in captured.err
     assert f"scoring windows: {N_WINDOWS} of {N_WINDOWS} windows in " in captured.err
     assert captured.out == ""
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> dict[str, Any]:
+    """A corpus of seven windows and 400 tokens or so, in three documents."""
+    path = tmp_path / "small.jsonl"
+    path.write_text("".join(json.dumps({"text": "some words " * n}) + "\n" for n in (20, 5, 11)), encoding="utf-8")
+    return {"corpus_path": str(path)}
+
+
+def test_a_corpus_with_fewer_windows_than_are_asked_for(
+    small: dict[str, Any],
+    evaluate: Evaluate,
+    values_of: Values,
+    certificates: Certificates,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Every window is scored and none is sampled; the requests that are left over are answered and do not count."""
+    results = evaluate("local_bounds", flags={"log_samples": True}, **small)
+    n_tokens = int(values_of(results, TASKS[0])["corpus_tokens"])
+    for metric, task in zip(METRICS, TASKS, strict=True):
+        values, samples = values_of(results, task), results["samples"][task]
+        assert (values["windows"], values["scored_tokens"]) == (7.0, n_tokens)
+        assert abs(values[f"{metric}_sampling"]) < 1e-11
+        assert len(samples) == N_WINDOWS
+        shown = [str(sample["resps"][0][0]) for sample in samples]
+        assert all(re.fullmatch(rf"draw {draw}: tokens \d+ to \d+", shown[draw]) for draw in range(7))
+        assert shown[7:] == [f"draw {draw}: none, the corpus has 7 windows" for draw in range(7, N_WINDOWS)]
+        assert {sample[f"{metric}_risk"] for sample in samples[7:]} == {0.0}
+        sizes, risks = ([sample[key] for sample in samples[:7]] for key in ("scored_tokens", f"{metric}_risk"))
+        assert sum(sizes) == n_tokens
+        whole = sum(size * risk for size, risk in zip(sizes, risks, strict=True)) / n_tokens
+        assert values[f"{metric}_risk"] == pytest.approx(whole, rel=1e-12)
+    assert [lm_bounds.verify(path).failures for path in certificates()] == [()] * 4
+    assert "the corpus has 7 windows in all: each is scored, none is sampled" in caplog.text
+
+
+def test_the_table_says_how_many_windows_there_were(small: dict[str, Any], evaluate: Evaluate) -> None:
+    from lm_eval.utils import make_table
+
+    table = make_table(evaluate(TASKS[0], **small))
+    assert re.search(r"\|windows +\| +\| +7(\.0*)?\|", table)
+
+
+def test_as_many_windows_as_there_are_leave_nothing_over(
+    small: dict[str, Any], evaluate: Evaluate, values_of: Values
+) -> None:
+    exact = values_of(evaluate(TASKS[0], **small, windows=7), TASKS[0])
+    assert exact == values_of(evaluate(TASKS[0], **small), TASKS[0])
+    fewer = values_of(evaluate(TASKS[0], **small, windows=6), TASKS[0])
+    assert fewer["windows"] == 6.0
+    assert fewer["scored_tokens"] < fewer["corpus_tokens"]
+
+
+def test_tokens_of_a_small_corpus(small: dict[str, Any], evaluate: Evaluate, values_of: Values) -> None:
+    windows = values_of(evaluate(TASKS[0], **small), TASKS[0])
+    tokens = values_of(evaluate(TASKS[0], **small, unit="token", windows=1000), TASKS[0])
+    assert tokens["windows"] == tokens["scored_tokens"] == windows["corpus_tokens"]
+    assert tokens["bpd_risk"] > 0.0
+    assert abs(tokens["bpd_sampling"]) < 1e-11
+    some = values_of(evaluate(TASKS[0], **small, unit="token", windows=50), TASKS[0])
+    assert some["scored_tokens"] == some["windows"] == 50.0
+
+
+@pytest.mark.parametrize(
+    "chosen",
+    [{"upper": "hoeffding"}, {"upper": "bernstein"}, {"method": "best"}, {"unit": "token"}, {"smoothing": "entropy"}],
+)
+def test_every_setting_of_the_sample_ends_in_certificates_that_hold(
+    chosen: dict[str, Any], evaluate: Evaluate, certificates: Certificates, values_of: Values
+) -> None:
+    results = evaluate("local_bounds", **chosen)
+    for path in certificates():
+        found = lm_bounds.verify(path)
+        assert found.failures == ()
+        metric = read_certificate(path)["claim"]["metric"]
+        assert found.bound == values_of(results, path.stem)[f"{metric}_bound"]
+        assert read_certificate(path)["settings"].items() >= chosen.items()
