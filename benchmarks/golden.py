@@ -1,4 +1,4 @@
-"""How much smaller the gap of each method is than that of ``azuma``, on three distributions of losses.
+"""The gap of each method over the mean loss, and its ratio to that of ``azuma``, on three distributions of losses.
 
     python benchmarks/golden.py [--quick] [--json]
 
@@ -16,12 +16,10 @@ from collections.abc import Callable
 
 import numpy as np
 
-from lm_bounds.bounds import Problem, TokenStatistics, certify, choose_method, window_means
+from lm_bounds.calculator import RATES, LossSample, gap_table
 
 VOCABULARY = 32_000
-RATES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
-N_WINDOWS, WINDOW = 200, 512
-N_TOKENS = 10**10
+N_TOKENS = 102_400
 
 Draw = Callable[[np.random.Generator, int], tuple[np.ndarray, np.ndarray]]
 
@@ -48,53 +46,33 @@ def memorised(rng: np.random.Generator, n: int) -> tuple[np.ndarray, np.ndarray]
 DISTRIBUTIONS: dict[str, Draw] = {"realistic": realistic, "uninformative": uninformative, "memorised": memorised}
 
 
-def sample(distribution: str, seed: int = 0) -> TokenStatistics:
-    """Statistics of the tokens of a corpus with this distribution of entropies and losses."""
-    n = N_WINDOWS * WINDOW
-    entropy, losses = DISTRIBUTIONS[distribution](np.random.default_rng(seed), n)
-    return TokenStatistics(
-        -losses, np.ones(n, dtype=np.int64), entropy, np.exp2(-entropy / 2), np.full(N_WINDOWS, WINDOW)
-    )
+def sample(distribution: str, seed: int = 0) -> LossSample:
+    """A corpus with this distribution of entropies and losses."""
+    entropy, losses = DISTRIBUTIONS[distribution](np.random.default_rng(seed), N_TOKENS)
+    return LossSample(losses, entropy)
 
 
-def gap(method: str, statistics: TokenStatistics, rate: float, smoothing: str | None = None) -> float:
-    """What the complexity step adds to the unsmoothed mean loss, in bits per token."""
-    problem = Problem("bpd", VOCABULARY, N_TOKENS, 10**8, rate * N_TOKENS / math.log(2), 0.05)
-    chosen = choose_method(method, problem, statistics, smoothing)
-    sizes = statistics.window_sizes
-    means = {name: window_means(values, sizes) for name, values in chosen.columns(statistics).items()}
-    announced = Problem("bpd", VOCABULARY, N_TOKENS, len(sizes), problem.description_bits, 0.05)
-    bound = certify(chosen, announced, means, sizes)
-    return bound.risk + bound.complexity + float(np.mean(statistics.log2_prob))
-
-
-def table(
-    method: str = "kl_inf", rates: tuple[float, ...] = RATES, smoothing: str | None = None
-) -> dict[str, list[float]]:
-    """The ratio of a method's gap to that of ``azuma`` at each rate, by distribution."""
-    found = {}
-    for name in DISTRIBUTIONS:
-        statistics = sample(name)
-        found[name] = [gap(method, statistics, rate, smoothing) / gap("azuma", statistics, rate) for rate in rates]
-    return found
+def table(rates: tuple[float, ...] = RATES) -> dict[str, dict[str, list[float]]]:
+    """By distribution and method, the gap at each rate."""
+    return {name: gap_table(sample(name), "bpd", VOCABULARY, rates) for name in DISTRIBUTIONS}
 
 
 def main() -> None:
-    """Prints the table of every method."""
+    """Prints the gaps of every method and their ratios to those of ``azuma``."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="two rates only")
     parser.add_argument("--json", action="store_true", help="one JSON object")
     arguments = parser.parse_args()
     rates = (0.003, 0.1) if arguments.quick else RATES
-    variants = [("kl_inf", "global"), ("kl_inf", "entropy"), ("freedman", "global"), ("freedman", "entropy")]
-    found = {f"{method}, {mode}": table(method, rates, mode) for method, mode in variants}
+    found = table(rates)
     if arguments.json:
-        print(json.dumps({"rates": rates, "ratios": found}))
+        print(json.dumps({"rates": rates, "gaps": found}))
         return
-    print("gap over that of azuma".ljust(36) + "".join(f"{rate:>8g}" for rate in rates))
-    for variant, rows in found.items():
-        for name, ratios in rows.items():
-            print(f"{variant + ', ' + name:<36}" + "".join(f"{ratio:8.2f}" for ratio in ratios))
+    for distribution, gaps in found.items():
+        print(distribution.ljust(22) + "".join(f"{rate:>14g}" for rate in rates))
+        for method, row in gaps.items():
+            cells = (f"{gap:.3f} ({gap / other:.2f})" for gap, other in zip(row, gaps["azuma"], strict=True))
+            print(f"  {method:<20}" + "".join(f"{cell:>14}" for cell in cells))
 
 
 if __name__ == "__main__":

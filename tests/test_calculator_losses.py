@@ -103,7 +103,8 @@ def test_a_model_that_failed_has_the_largest_loss(sample: LossSample) -> None:
 def test_gaps_grow_with_the_rate_and_kl_inf_has_the_smallest(sample: LossSample) -> None:
     table = gap_table(sample, "bpd", VOCABULARY, rates=(0.01, 0.1))
     assert all(0 < gaps[0] < gaps[1] for gaps in table.values())
-    assert all(table["kl_inf"][column] <= gaps[column] + 1e-9 for gaps in table.values() for column in (0, 1))
+    plain = [gaps for name, gaps in table.items() if "entropy" not in name]
+    assert all(table["kl_inf"][column] <= gaps[column] + 1e-9 for gaps in plain for column in (0, 1))
     assert table["kl_inf"][0] / table["azuma"][0] == pytest.approx(0.27, abs=0.02)
 
 

@@ -25,7 +25,14 @@ from lm_bounds.codelength import length_prefix
 from lm_bounds.errors import UsageError
 
 RATES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
-COMPARED_METHODS = ("azuma", "azuma_lambda", "freedman", "kl_inf")
+_COMPARED = (
+    ("azuma", "global"),
+    ("azuma_lambda", "entropy"),
+    ("freedman", "global"),
+    ("freedman", "entropy"),
+    ("kl_inf", "global"),
+    ("kl_inf", "entropy"),
+)
 _LEAST_SAMPLE = 20
 _PILOT_SHARE = 10
 _MANY = 10**15  # tokens: a rate is then that of the description, whatever the choices cost
@@ -162,8 +169,8 @@ def gap_table(
         rates: rho in nats per token.
 
     Returns:
-        by method, one gap for each rate, at the parameters that are best for it; a gap that reaches the largest loss is
-        cut there.
+        by method (``kl_inf, entropy`` where the smoothing is by entropy), one gap for each rate, at the parameters that
+        are best for it; a gap that reaches the largest loss is cut there.
 
     Raises:
         UsageError: for losses that the metric cannot have, or that are not finite.
@@ -173,12 +180,22 @@ def gap_table(
     if not math.isfinite(mean):
         raise UsageError("a gap is over the mean loss, and some losses are infinite: leave them out")
     table: dict[str, list[float]] = {}
-    for name in COMPARED_METHODS:
-        table[name] = []
-        for rate in rates:
-            problem = Problem(metric, vocab_size, _MANY, _MANY, rate * _MANY / math.log(2), 0.5)
-            method = choose_method(name, problem, statistics)
-            of_all = complexity_rate(problem, method.selection(), method.failure_probs(problem)[0])
-            values = method.statistic(method.columns(statistics), of_all)
-            table[name].append(min(float(np.mean(values)), method.loss.loss_max) - mean)
+    for name, smoothing in _COMPARED:
+        if smoothing == "entropy" and metric != "bpd":
+            continue
+        table[name if smoothing == "global" else f"{name}, {smoothing}"] = [
+            _gap(
+                name, smoothing, statistics, Problem(metric, vocab_size, _MANY, _MANY, rate * _MANY / math.log(2), 0.5)
+            )
+            - mean
+            for rate in rates
+        ]
     return table
+
+
+def _gap(name: str, smoothing: str, statistics: TokenStatistics, problem: Problem) -> float:
+    """The bound when the sample is a whole corpus and its choices cost nothing beside the rate."""
+    method = choose_method(name, problem, statistics, smoothing)
+    rate = complexity_rate(problem, method.selection(), method.failure_probs(problem)[0])
+    values = method.statistic(method.columns(statistics), rate)
+    return min(float(np.mean(values)), method.loss.loss_max)
