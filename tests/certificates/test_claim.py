@@ -19,7 +19,8 @@ from lm_bounds.certificates.claim import claim_sentence, rounded_down, rounded_u
 )
 def test_sentence_names_what_is_bounded_and_on_what(run: Any, metric: str, quantity: str) -> None:
     certificate = run.certificates[metric]
-    claim = certificate.fields["claim"]
+    claim, temperature = certificate.fields["claim"], certificate.fields["method"].get("temperature")
+    quantity += f" (at temperature {temperature:.6g})" if temperature not in (None, 1.0) else ""
     for part in (
         "With probability at least 0.95 (all metrics of the corpus together)",
         "over the corpus and the draws of this one run",
@@ -34,6 +35,13 @@ def test_sentence_names_what_is_bounded_and_on_what(run: Any, metric: str, quant
         assert part in certificate.claim
     assert ("bits per token" in certificate.claim) == (metric == "bpd")
     assert ("This is vacuous" in certificate.claim) == claim["vacuous"]
+
+
+@pytest.mark.parametrize(("temperature", "words"), [(1.0, "loss of"), (1.5, "loss (at temperature 1.5) of")])
+def test_sentence_names_a_temperature_that_is_not_one(run: Any, temperature: float, words: str) -> None:
+    fields = dict(run.certificates["bpd"].fields)
+    fields["method"] = {**fields["method"], "temperature": temperature}
+    assert words in claim_sentence(fields)
 
 
 def test_vacuity_is_said(fabricated: Callable[..., Any]) -> None:
