@@ -6,11 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from lm_bounds.corpora.integer_processes import RandomProcess
 from lm_bounds.corpora.local import locate_source, open_local
 from lm_bounds.corpora.number_text import check_number_tokenizer
 from lm_bounds.corpora.protocol import Corpus, Tokenizer
 from lm_bounds.corpora.registry import CorpusSpec
-from lm_bounds.corpora.synthetic import RandomProcess, SyntheticCorpus, SyntheticParameters, synthetic_parameters
+from lm_bounds.corpora.synthetic import SyntheticCorpus, SyntheticParameters, synthetic_parameters
 from lm_bounds.corpora.tokenizer_hash import tokenizer_sha256
 from lm_bounds.errors import CorpusError, UsageError
 

@@ -15,8 +15,9 @@ import yaml
 
 from lm_bounds.corpora import SyntheticCorpus, corpus_spec, number_tokenizer, open_corpus, parameters, synthetic
 from lm_bounds.corpora.expressions import Grammar, distinct_integers
+from lm_bounds.corpora.integer_processes import RandomProcess
 from lm_bounds.corpora.number_text import number_tokens
-from lm_bounds.corpora.synthetic import RandomProcess, SyntheticParameters, synthetic_parameters
+from lm_bounds.corpora.synthetic import SyntheticParameters, synthetic_parameters
 from lm_bounds.errors import CorpusError, UsageError
 
 IDS = ("structured", "random")
