@@ -46,9 +46,10 @@ LIBRARIES = {
     "processes": {"torch"},
     "corpora": {"tokenizers", "tqdm", "transformers", "yaml"},
     "weights": {"accelerate", "torch", "transformers"},
+    "compressors": {"brotli", "zstandard"},
     "scoring": {"torch"},
     "tasks": {"lm_eval", "tqdm", "transformers", "yaml"},
-    "cli": {"click"},
+    "cli": {"click", "tqdm"},
 }
 
 

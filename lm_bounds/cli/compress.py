@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from lm_bounds.cli.output import echo_json, echo_table
+from lm_bounds.errors import UsageError
 
 if TYPE_CHECKING:
     from lm_bounds.codelength import CodeLength
+    from lm_bounds.compressors import Compressor
+    from lm_bounds.compressors.registry import OnBytes
+
+_COMPRESSOR_HELP = "arithmetic, best, gzip, zstd, xz, bz2, brotli, an installed one, or 'all'."
+_PROGRESS_AFTER_S = 1
 
 
 @click.command()
 @click.argument("model")
-@click.option("--compressor", default="arithmetic", show_default=True, help="arithmetic, gzip, or 'all'.")
+@click.option("--compressor", default="arithmetic", show_default=True, help=_COMPRESSOR_HELP)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, with the whole ledger.")
 def compress(model: str, compressor: str, as_json: bool) -> None:
     """Measure the size of MODEL in bits.
@@ -23,12 +32,13 @@ def compress(model: str, compressor: str, as_json: bool) -> None:
     MODEL is the directory of a checkpoint or one .safetensors file. Tied and identical tensors count once, the
     configuration counts, the tokenizer does not.
     """
-    from lm_bounds.compressors import compressor_names, get_compressor, measure
+    from lm_bounds.compressors import get_compressor, measure_each
     from lm_bounds.weights import read_checkpoint
 
-    names = compressor_names() if compressor == "all" else (get_compressor(compressor).name,)
+    compressors = _all_compressors() if compressor == "all" else [get_compressor(compressor)]
     weights = read_checkpoint(model)
-    lengths = [measure(weights, name) for name in names]
+    with _progress(weights.stored_bytes * (1 + len(compressors))) as on_bytes:
+        lengths = measure_each(weights, compressors, on_bytes)
     if as_json:
         echo_json(_report(model, lengths))
         return
@@ -48,6 +58,37 @@ def compress(model: str, compressor: str, as_json: bool) -> None:
             for length in lengths
         ],
     )
+
+
+def _all_compressors() -> list[Compressor]:
+    """Every compressor that there is, without those that lack their library, which are named."""
+    from lm_bounds.compressors import compressor_names, get_compressor
+
+    found = []
+    for name in compressor_names():
+        try:
+            found.append(get_compressor(name))
+        except UsageError as error:
+            click.echo(f"left out: {error}", err=True)
+    return found
+
+
+@contextmanager
+def _progress(n_bytes: int) -> Iterator[OnBytes]:
+    """A bar on a terminal, where it takes longer than a second."""
+    from tqdm import tqdm  # type: ignore[import-untyped, unused-ignore]
+
+    hidden = not sys.stderr.isatty()
+    delay = _PROGRESS_AFTER_S
+    with tqdm(
+        total=n_bytes, unit="B", unit_scale=True, file=sys.stderr, disable=hidden, delay=delay, leave=False
+    ) as bar:
+
+        def advance(activity: str, n_more: int) -> None:
+            bar.set_description(activity, refresh=False)
+            bar.update(n_more)
+
+        yield advance
 
 
 def _report(model: str, lengths: list[CodeLength]) -> dict[str, Any]:

@@ -22,7 +22,7 @@ def _metadata_options(command: Any) -> Any:
         click.option("--smoothing", help="global or entropy.  [default: global; under best, either]"),
         click.option("--unit", help="What is observed of a draw: window or token.  [default: window]"),
         click.option("--upper", help="Of the sample: kl_inf, hoeffding or bernstein.  [default: kl_inf]"),
-        click.option("--compressor", help="arithmetic or gzip, or an installed one.  [default: arithmetic]"),
+        click.option("--compressor", help="arithmetic, best, gzip, zstd, xz, bz2, brotli, ...  [default: arithmetic]"),
         click.option("--draw_seed", "--draw-seed", type=int, help="Seed of all draws.  [default: 1234]"),
         click.option("--shared_draws", "--shared-draws", type=int, help="Models that share the draws.  [default: 1]"),
         click.option("--certificates", help="Directory for certificates.  [default: --output_path]"),

@@ -3,24 +3,39 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib.metadata import EntryPoint, entry_points
 from types import MappingProxyType
 
 from lm_bounds.codelength.ledger import CodeLength, total_bits
 from lm_bounds.compressors.arithmetic import Arithmetic
+from lm_bounds.compressors.best import Best
+from lm_bounds.compressors.brotli import Brotli
+from lm_bounds.compressors.bz2 import Bz2
 from lm_bounds.compressors.gzip import Gzip
 from lm_bounds.compressors.protocol import Compressor
+from lm_bounds.compressors.xz import Xz
+from lm_bounds.compressors.zstd import Zstd
 from lm_bounds.errors import UsageError, WeightsError, nearest
 from lm_bounds.weights.protocol import Weights
+from lm_bounds.weights.watched import watched
 
 #: The compressors of this package. Others join through the entry-point group below.
 COMPRESSORS: Mapping[str, Callable[[], Compressor]] = MappingProxyType(
     {
         "arithmetic": Arithmetic,
+        "best": Best,
+        "brotli": Brotli,
+        "bz2": Bz2,
         "gzip": Gzip,
+        "xz": Xz,
+        "zstd": Zstd,
     }
 )
+
+#: Told what is under way and how many bytes of the weights it has used up since the last time.
+OnBytes = Callable[[str, int], None]
 
 #: An entry point of this group names a class, or a function without arguments, that makes a ``Compressor``.
 ENTRY_POINT_GROUP = "lm_bounds.compressors"
@@ -36,7 +51,7 @@ def get_compressor(name: str) -> Compressor:
 
     Raises:
         UsageError: there is none (the message has the nearest name), or an installed one cannot be loaded or is no
-            ``Compressor``.
+            ``Compressor``, or the library of a built-in one is not installed.
 
     >>> get_compressor("gzip").exact
     True
@@ -63,24 +78,65 @@ def measure(weights: Weights, compressor_name: str) -> CodeLength:
         UsageError: no such compressor.
         WeightsError: there is nothing to measure.
     """
-    compressor = get_compressor(compressor_name)
+    [measured] = measure_each(weights, (get_compressor(compressor_name),))
+    return measured
+
+
+def measure_each(
+    weights: Weights, compressors: Sequence[Compressor], on_bytes: OnBytes = lambda activity, n_bytes: None
+) -> list[CodeLength]:
+    """Measure weights with several compressors; the weights are hashed once.
+
+    Args:
+        weights: with one parameter or more.
+        compressors: in the order of the results.
+        on_bytes: called with what is under way, ``"sha256"`` or the name of a compressor, and how many bytes more it
+            has used up: together ``weights.stored_bytes`` for each of them.
+
+    Raises:
+        WeightsError: there is nothing to measure.
+    """
     if weights.n_parameters == 0:
         raise WeightsError(f"{weights.source} holds no parameters: there is nothing to measure")
-    started = time.perf_counter()
-    ledger = compressor.ledger(weights)
-    seconds = time.perf_counter() - started
-    return CodeLength(
-        compressor=compressor.name,
-        version=compressor.version(),
-        bits=total_bits(ledger),
-        ledger=ledger,
-        n_parameters=weights.n_parameters,
-        n_tensors=len(weights.tensors),
-        stored_bytes=weights.stored_bytes,
-        sha256=weights.sha256(),
-        seconds=seconds,
-        exact=compressor.exact,
-    )
+    with _progress(weights, "sha256", on_bytes) as reading:
+        sha256 = reading.sha256()
+    measured = []
+    for compressor in compressors:
+        with _progress(weights, compressor.name, on_bytes) as reading:
+            started = time.perf_counter()
+            ledger = compressor.ledger(reading)
+            seconds = time.perf_counter() - started
+        measured.append(
+            CodeLength(
+                compressor=compressor.name,
+                version=compressor.version(),
+                bits=total_bits(ledger),
+                ledger=ledger,
+                n_parameters=weights.n_parameters,
+                n_tensors=len(weights.tensors),
+                stored_bytes=weights.stored_bytes,
+                sha256=sha256,
+                seconds=seconds,
+                exact=compressor.exact,
+            )
+        )
+    return measured
+
+
+@contextmanager
+def _progress(weights: Weights, activity: str, on_bytes: OnBytes) -> Iterator[Weights]:
+    """The weights, watched; at the end what was read in another way counts as used up too."""
+    n_left = weights.stored_bytes
+
+    def report(n_bytes: int) -> None:
+        nonlocal n_left
+        n_left -= n_bytes
+        on_bytes(activity, n_bytes)
+
+    on_bytes(activity, 0)
+    yield watched(weights, report)
+    if n_left:
+        on_bytes(activity, n_left)
 
 
 def _installed() -> dict[str, EntryPoint]:

@@ -38,8 +38,8 @@ DTYPE_BYTES = {
     "C64": 8,
 }
 
-# Bytes handed on at a time: a multiple of every element size.
-CHUNK_BYTES = 1 << 26
+# Bytes handed on at a time: a multiple of every element size, and what a slow compressor takes in seconds.
+CHUNK_BYTES = 1 << 22
 
 
 @dataclass(frozen=True)

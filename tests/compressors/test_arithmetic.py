@@ -10,8 +10,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lm_bounds.compressors import Arithmetic
-from lm_bounds.compressors.arithmetic import tensor_bits
-from lm_bounds.weights import Weights
+from lm_bounds.models import built_in_model
+from lm_bounds.weights import Weights, read_checkpoint
+
+tensor_bits = Arithmetic().tensor_bits
 
 
 def test_ledger_names_every_tensor_in_order(mixed: Weights) -> None:
@@ -57,5 +59,11 @@ def test_chunks_add_up(tensor, monkeypatch: pytest.MonkeyPatch) -> None:
     examples = [tensor("w", values), tensor("w", values * 1e4, "I32")]
     whole = [tensor_bits(example) for example in examples]
     monkeypatch.setattr("lm_bounds.weights.protocol.CHUNK_BYTES", 64)
-    monkeypatch.setattr("lm_bounds.compressors.arithmetic._PIECE", 5)
+    monkeypatch.setattr("lm_bounds.compressors.counts._PIECE", 5)
     assert [tensor_bits(example) for example in examples] == whole
+
+
+@pytest.mark.parametrize(("name", "bits"), [("structured", 1_441_979), ("random", 160_735)])
+def test_sizes_of_the_built_in_models_stay_what_they_are(name: str, bits: int) -> None:
+    tensors = read_checkpoint(built_in_model(name).path).tensors
+    assert sum(math.ceil(tensor_bits(tensor)) for tensor in tensors) == bits

@@ -1,0 +1,207 @@
+"""What the modes need to know of a tensor, counted in one pass over its elements, or two, and kept."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lm_bounds.compressors.classes import Context, SymbolSequence
+from lm_bounds.weights.protocol import DTYPE_BYTES, Tensor
+
+#: numpy's code of the unsigned, little-endian integer of so many bytes.
+WORDS = {1: "u1", 2: "<u2", 4: "<u4", 8: "<u8"}
+#: A codebook has at most so many values.
+CODEBOOK_VALUES = 4096
+
+_BYTE_BITS = 8
+# The upper bits of an element that are counted together: a table of 65,536 counts still fits the processor's cache.
+_UPPER_BITS = 16
+# Elements counted at a time: bincount widens each to 8 bytes, and these still fit the processor's cache.
+_PIECE = 1 << 16
+
+
+@dataclass(frozen=True)
+class FloatLayout:
+    """Where the parts of a floating-point number lie: sign, exponent, mantissa, from the top.
+
+    Args:
+        exponent_bits: width of the exponent.
+        mantissa_bits: width of the mantissa.
+    """
+
+    exponent_bits: int
+    mantissa_bits: int
+
+
+#: Dtypes that are coded by sign, exponent and mantissa; every other one goes by the bytes of its elements.
+FLOAT_LAYOUTS = {
+    "F32": FloatLayout(8, 23),
+    "F16": FloatLayout(5, 10),
+    "BF16": FloatLayout(8, 7),
+}
+
+
+@dataclass(frozen=True)
+class Codebook:
+    """The distinct elements of a tensor and how often each occurs.
+
+    Args:
+        values: bit patterns, ascending, of the dtype in ``WORDS``.
+        counts: of the same shape.
+    """
+
+    values: NDArray[np.unsignedinteger]
+    counts: NDArray[np.int64]
+
+
+class Counted:
+    """Counts over the elements of one tensor; each is made when it is asked for first.
+
+    Args:
+        tensor: with one element or more.
+    """
+
+    def __init__(self, tensor: Tensor) -> None:
+        self.tensor = tensor
+        self.width = DTYPE_BYTES[tensor.dtype]
+        self.layout = FLOAT_LAYOUTS.get(tensor.dtype)
+
+    @cached_property
+    def _upper_and_union(self) -> tuple[NDArray[np.int64], int]:
+        """Counts of the upper bits of the elements, 16 or all, and the union of all bits."""
+        width_bits = _BYTE_BITS * self.width
+        upper_bits = min(_UPPER_BITS, width_bits)
+        counts = np.zeros(1 << upper_bits, np.int64)
+        union = 0
+        for words in self._pieces():
+            if upper_bits < width_bits:
+                union |= int(np.bitwise_or.reduce(words))
+                counts += np.bincount(words >> (width_bits - upper_bits), minlength=counts.size)
+            else:
+                counts += np.bincount(words, minlength=counts.size)
+        if upper_bits == width_bits:
+            union = int(np.bitwise_or.reduce(np.flatnonzero(counts)))
+        return counts, union
+
+    @property
+    def upper(self) -> NDArray[np.int64]:
+        """Counts of the upper 16 bits of the elements, of all bits where there are fewer."""
+        return self._upper_and_union[0]
+
+    @property
+    def n_zero_bits(self) -> int:
+        """How many low bits are zero in every element."""
+        union = self._upper_and_union[1] | 1 << (_BYTE_BITS * self.width)
+        return (union & -union).bit_length() - 1
+
+    @cached_property
+    def planes(self) -> NDArray[np.int64]:
+        """Counts of the bytes at each position of the elements, the lowest first, shape (bytes, 256)."""
+        if self.width == 1:
+            return self.upper[None]
+        if self.width == 2:
+            joint = self.upper.reshape(256, 256)
+            return np.stack([joint.sum(axis=0), joint.sum(axis=1)])
+        counts = np.zeros((self.width, 256), np.int64)
+        for words in self._pieces():
+            chunk = words.view(np.uint8)
+            for plane in range(self.width):
+                counts[plane] += np.bincount(chunk[plane :: self.width], minlength=256)
+        return counts
+
+    @cached_property
+    def float_counts(self) -> tuple[int, NDArray[np.int64]]:
+        """Of a dtype in ``FLOAT_LAYOUTS``: the smallest exponent, and counts of sign, exponent and mantissa.
+
+        The counts have shape (2, exponents from the smallest to the largest, leading mantissa bits), with as many
+        mantissa bits as fit into the upper 16 bits.
+        """
+        if self.layout is None:
+            raise TypeError(f"dtype {self.tensor.dtype} has no exponent")
+        counts = self.upper.reshape(2, 1 << self.layout.exponent_bits, -1)
+        lowest, highest = support(counts.sum(axis=(0, 2)))
+        return lowest, counts[:, lowest : highest + 1]
+
+    @cached_property
+    def exponents(self) -> SymbolSequence:
+        """The exponents, of a dtype in ``FLOAT_LAYOUTS``, counted from the smallest one."""
+        lowest, counts = self.float_counts
+        assert self.layout is not None
+        shift, mask = self.layout.mantissa_bits, (1 << self.layout.exponent_bits) - 1
+
+        def symbols(words: NDArray[np.unsignedinteger]) -> NDArray[np.integer]:
+            exponents = (words >> shift & mask).astype(np.int16)
+            exponents -= lowest
+            return exponents
+
+        return SymbolSequence(self.tensor, counts.sum(axis=(0, 2)), WORDS[self.width], symbols)
+
+    @cached_property
+    def codebook(self) -> Codebook | None:
+        """The distinct elements; None where there are more than ``CODEBOOK_VALUES``."""
+        if self.width > 2:
+            return self._collected_codebook()
+        values = np.flatnonzero(self.upper)
+        if values.size > CODEBOOK_VALUES:
+            return None
+        return Codebook(values.astype(WORDS[self.width]), self.upper[values])
+
+    @cached_property
+    def codes(self) -> SymbolSequence | None:
+        """The elements as their positions in the codebook, where there is one."""
+        codebook = self.codebook
+        if codebook is None:
+            return None
+
+        values = codebook.values
+        table = np.zeros(1 << min(_UPPER_BITS, _BYTE_BITS * self.width), np.int16)
+
+        def searched(words: NDArray[np.unsignedinteger]) -> NDArray[np.integer]:
+            return np.asarray(np.searchsorted(values, words))
+
+        def looked_up(words: NDArray[np.unsignedinteger]) -> NDArray[np.integer]:
+            return np.asarray(table[words])
+
+        if self.width <= 2:
+            table[values] = np.arange(values.size, dtype=table.dtype)
+        symbols = looked_up if self.width <= 2 else searched
+        return SymbolSequence(self.tensor, codebook.counts, WORDS[self.width], symbols)
+
+    def codes_bits(self, context: Context) -> float:
+        """Length of the positions in the codebook, infinite without one."""
+        return math.inf if self.codes is None else self.codes.bits(context)
+
+    def _collected_codebook(self) -> Codebook | None:
+        """Elements wider than a table of counts: their distinct values are collected as they come."""
+        values = np.empty(0, WORDS[self.width])
+        counts = np.empty(0, np.int64)
+        for words in self._pieces():
+            position = np.searchsorted(values, words)
+            known = position < values.size
+            known[known] = values[position[known]] == words[known]
+            if not known.all():
+                fresh = np.unique(words[~known])
+                if values.size + fresh.size > CODEBOOK_VALUES:
+                    return None
+                gaps = np.searchsorted(values, fresh)
+                values, counts = np.insert(values, gaps, fresh), np.insert(counts, gaps, 0)
+                position = np.searchsorted(values, words)
+            counts += np.bincount(position, minlength=values.size)
+        return Codebook(values, counts)
+
+    def _pieces(self) -> Iterator[NDArray[np.unsignedinteger]]:
+        for chunk in self.tensor.chunks():
+            words = chunk.view(WORDS[self.width])
+            for start in range(0, words.size, _PIECE):
+                yield words[start : start + _PIECE]
+
+
+def support(counts: NDArray[np.int64]) -> tuple[int, int]:
+    """Smallest and largest symbol that occurs."""
+    present = np.flatnonzero(counts)
+    return int(present[0]), int(present[-1])
