@@ -50,7 +50,7 @@ def test_a_whole_corpus_has_the_bound_of_the_formula(sample: LossSample) -> None
     chosen = method.to_dict()
     smoothed = -np.log2((1 - chosen["smoothing"]) * 2.0**-sample.losses + chosen["smoothing"] / VOCABULARY)
     ceilings = chosen["ceiling_offset"] + chosen["ceiling_slope"] * np.clip(sample.entropy_bits, 0, BITS)
-    bits = 500.0 + length_prefix("kl_inf", 500.0).bits + 16 + 8 + 8  # b, c1, a
+    bits = 500.0 + length_prefix("kl_inf", 500.0).bits + 16 + 8 + 8 + 3 + 2  # b, c1, a, method, way to smooth
     rho = (bits * math.log(2) + math.log(100 / 0.05)) / len(sample.losses)
     expected = ceilings.mean() - math.exp(np.log(ceilings - smoothed).mean() - rho)
     assert found.value == pytest.approx(expected, rel=1e-9)

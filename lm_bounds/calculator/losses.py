@@ -22,6 +22,7 @@ from lm_bounds.bounds import (
 )
 from lm_bounds.bounds.statistics import FloatArray
 from lm_bounds.codelength import length_prefix
+from lm_bounds.codelength.charges import METHOD_SLOTS, SMOOTHING_SLOTS
 from lm_bounds.errors import UsageError
 
 RATES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
@@ -35,6 +36,8 @@ _COMPARED = (
 )
 _LEAST_SAMPLE = 20
 _PILOT_SHARE = 10
+# which method and which way to smooth: paid whether ``best`` chose them or the user did
+_CHOICE_BITS = math.log2(METHOD_SLOTS) + math.log2(SMOOTHING_SLOTS)
 _MANY = 10**15  # tokens: a rate is then that of the description, whatever the choices cost
 
 
@@ -122,8 +125,9 @@ def bound_from_losses(
 ) -> tuple[Bound, Method]:
     """The bound and the method with its parameters.
 
-    The first tenth of an i.i.d. sample is the pilot, the rest certifies. Of a whole corpus every token does both: what
-    is chosen on it is paid for, the linearisation of ``kl_inf`` is free, and nothing is left to sampling.
+    The method and the way to smooth pay their five bits. The first tenth of an i.i.d. sample is the pilot, the rest
+    certifies. Of a whole corpus every token does both: what is chosen on it is paid for, the linearisation of
+    ``kl_inf`` is free, and nothing is left to sampling.
 
     Args:
         method: of a run, or ``best``.
@@ -145,7 +149,7 @@ def bound_from_losses(
         vocab_size=given.vocab_size,
         n_tokens=len(sample.losses) if given.n_tokens is None else given.n_tokens,
         n_windows=certifying.n_windows,
-        description_bits=given.code_bits + length_prefix(method, given.code_bits).bits,
+        description_bits=given.code_bits + length_prefix(method, given.code_bits).bits + _CHOICE_BITS,
         failure_prob=given.failure_prob,
         replacement=not whole,
     )

@@ -37,7 +37,7 @@ def claim_sentence(fields: Mapping[str, Any]) -> str:
     runs = "this one run" if shared == 1 else f"up to {shared} runs, fixed before the first of them, on the same draws"
     return (
         f"With probability at least {_complement(fields['settings']['failure_prob'])}{family} over the corpus and the "
-        f"draws of {runs}, the {quantity} of {model['name']} (weights {fields['complexity']['sha256'][:12]}) on the "
+        f"draws of {runs}, the {quantity} of {model['name']!r} (weights {fields['complexity']['sha256'][:12]}) on the "
         f"contexts of corpus {corpus['id']} ({count}{corpus['n_tokens']:,} tokens), each next token resampled given "
         f"all tokens before it, is at most {rounded_up(claim['bound'])}{_UNITS.get(claim['metric'], '')}. "
         f"{verdict}a uniform guess reaches {rounded_down(claim['vacuous_at'])}. The contexts are those of "

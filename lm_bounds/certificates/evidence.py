@@ -157,7 +157,7 @@ class Plan:
 
 # What a bound, or its comparison with a uniform guess, depends on.
 _CORPUS_FACTS = ("id", "sha256", "n_tokens_kind", "n_metrics")
-_MODEL_FACTS = ("vocab_size", "n_choices", "prefix_token_id", "default_prefix", "dtype")
+_MODEL_FACTS = ("architecture", "vocab_size", "n_choices", "prefix_token_id", "default_prefix", "dtype")
 
 
 def certify_seed_parts(
@@ -171,8 +171,9 @@ def certify_seed_parts(
     """What the certifying draws depend on: the weights, every choice, the corpus and the draw seed.
 
     Re-running with any other choice redraws, and none of them can be restated later: the draws would not be those of
-    the certificate. With ``shared_draws`` G above one the weights and the choices are left out, and delta_2 is divided
-    by G instead: that is valid for any G models and choices that were fixed before the first of them was scored.
+    the certificate. With ``shared_draws`` G above one the weights and the choices are left out, G and the failure
+    probability are not, and delta_2 is divided by G: that is valid for any G models and choices that were fixed before
+    the first of them was scored.
 
     Args:
         settings: all settings by name.
@@ -188,14 +189,14 @@ def certify_seed_parts(
     common += [settings["unit"], settings["upper"]]
     if settings["method"] == "paper" or settings["upper"] != "kl_inf":
         common.append(n_windows)
+    levels = [settings["failure_prob"], settings["family_wise"]]
     if settings["shared_draws"] > 1:
-        return ["shared", *common]
+        return ["shared", settings["shared_draws"], *levels, *common]
     return [
         "own",
         code.sha256,
         choices,
-        settings["failure_prob"],
-        settings["family_wise"],
+        *levels,
         {name: model[name] for name in _MODEL_FACTS},
         code.compressor,
         code.bits,

@@ -59,8 +59,10 @@ def type_failures(fields: Mapping[str, Any]) -> Iterator[str]:
         yield "corpus.n_documents is neither a whole number of at least 1 nor null"
     if not _SHA256.fullmatch(str(fields["sample"].get("extends", "0" * 64))):
         yield "sample.extends is not the digest of a certificate"
-    if fields["corpus"]["is_training_data"] not in ("yes", "no", "unknown"):
-        yield "corpus.is_training_data is none of yes, no, unknown"
+    if fields["corpus"]["is_training_data"] != "unknown":
+        yield "corpus.is_training_data is not 'unknown', although nothing that is stored can tell"
+    if type(fields["settings"]["draw_seed"]) is not int:
+        yield "settings.draw_seed is not a whole number"
 
 
 def method_failures(fields: Mapping[str, Any], method: Method) -> Iterator[str]:

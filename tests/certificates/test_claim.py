@@ -24,7 +24,7 @@ def test_sentence_names_what_is_bounded_and_on_what(run: Any, metric: str, quant
     for part in (
         "With probability at least 0.95 (all metrics of the corpus together)",
         "over the corpus and the draws of this one run",
-        f"the {quantity} of invented/model (weights {certificate.fields['complexity']['sha256'][:12]})",
+        f"the {quantity} of 'invented/model' (weights {certificate.fields['complexity']['sha256'][:12]})",
         "on the contexts of corpus local (200,000 tokens)",
         "each next token resampled given all tokens before it",
         f"is at most {rounded_up(claim['bound'])}",

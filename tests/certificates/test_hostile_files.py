@@ -111,6 +111,7 @@ def test_control_characters_of_others_are_not_printed(run: Any, restated: Callab
     name = "model\x1b[2J\nother.json: holds."
     verification = restated(run, lambda fields: fields["model"].update(name=name), consistently=True)
     assert verification.ok
-    assert "model?[2J other.json: holds." in verification.claim
+    assert r"'model\x1b[2J\nother.json: holds.'" in verification.claim
+    assert verification.claim.isprintable()
     named = restated(run, lambda fields: fields["sample"].update(observations=name))
     assert named.failures[0].isprintable()
