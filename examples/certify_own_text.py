@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from train_models import round_mantissas
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 CONTEXT = 256
@@ -106,15 +107,6 @@ def train(tokens: torch.Tensor, vocab_size: int) -> LlamaForCausalLM:
     return model
 
 
-def round_mantissas(model: LlamaForCausalLM) -> None:
-    """Rounds every weight to MANTISSA_BITS bits of mantissa: a coarser model is a shorter description."""
-    with torch.no_grad():
-        for weight in model.parameters():
-            mantissa, exponent = torch.frexp(weight)
-            scale = 2.0 ** (MANTISSA_BITS + 1)
-            weight.copy_(torch.ldexp(torch.round(mantissa * scale) / scale, exponent))
-
-
 def main() -> None:
     """Makes the corpus and the model, certifies, verifies, and says what to type next."""
     folder = Path(sys.argv[1] if len(sys.argv) > 1 else "own_text")
@@ -127,7 +119,7 @@ def main() -> None:
         tokens = corpus_tokens(corpus, tokenizer)
         print(f"Training a byte-level Llama on {len(tokens):,} tokens", flush=True)
         model = train(tokens, len(tokenizer))
-        round_mantissas(model)
+        round_mantissas(model, MANTISSA_BITS)
         tokenizer.save_pretrained(checkpoint)
         model.save_pretrained(checkpoint)
     command = [

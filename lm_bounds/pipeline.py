@@ -22,8 +22,8 @@ import numpy as np
 
 from lm_bounds.bounds import Method, Pilot, check_method, choose_method, top_k
 from lm_bounds.bounds.statistics import IntArray
-from lm_bounds.certificates.evidence import CorpusFacts, ModelFacts, Observations, Plan
-from lm_bounds.codelength import CodeLength, EvaluationSettings, settings_ledger
+from lm_bounds.certificates.evidence import CorpusFacts, ModelFacts, Observations, Plan, settings_charges
+from lm_bounds.codelength import CodeLength
 from lm_bounds.compressors import get_compressor, measure
 from lm_bounds.corpora import Corpus, check_source, corpus_spec, open_corpus
 from lm_bounds.errors import UsageError, WeightsError
@@ -215,9 +215,10 @@ def _probe(plan: Plan, corpus: Corpus) -> IntArray:
 
 def _unchosen_plan(lm: Any, scorer: Any, corpus: Corpus, code: CodeLength, settings: Settings, n_windows: int) -> Plan:
     model = model_facts(lm, scorer)
-    charged = EvaluationSettings(settings.compressor, model.context, model.default_prefix, model.vocab_size)
     n_observed = sample_size(settings, corpus, model.context, n_windows)
-    return Plan(settings, corpus_facts(corpus), model, code, settings_ledger(charged), {}, n_observed, utc_now())
+    return Plan(
+        settings, corpus_facts(corpus), model, code, settings_charges(settings, model), {}, n_observed, utc_now()
+    )
 
 
 def utc_now() -> str:

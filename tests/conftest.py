@@ -7,6 +7,8 @@ import itertools
 import json
 import os
 import random
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -175,3 +177,23 @@ def _write_documents(tmp_path_factory: pytest.TempPathFactory, texts: list[str])
     path = tmp_path_factory.mktemp("text") / "documents.jsonl"
     path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts), encoding="utf-8")
     return path
+
+
+@pytest.fixture(scope="session")
+def run_apart() -> Callable[[Path, list[str]], subprocess.CompletedProcess[str]]:
+    """``run_apart(folder, command)``: a process of its own, the commands that pip installed, no network."""
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
+
+    def run(folder: Path, command: list[str]) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            command,
+            cwd=folder,
+            env={**environment, "HF_HUB_OFFLINE": "1", "LM_BOUNDS_HOME": str(folder / "home")},
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
+
+    return run

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -39,21 +37,10 @@ def test_every_command_is_tried() -> None:
 
 
 @pytest.mark.slow
-def test_the_commands_work(folder: Path) -> None:
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    environment |= {"HF_HUB_OFFLINE": "1", "LM_BOUNDS_HOME": str(folder / "home")}
-    environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
+def test_the_commands_work(folder: Path, run_apart: Callable[..., Any]) -> None:
     printed = []
     for command in COMMANDS:
-        done = subprocess.run(
-            ["bash", "-c", command],
-            cwd=folder,
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=300,
-            check=False,
-        )
+        done = run_apart(folder, ["bash", "-c", command])
         assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
         printed += re.findall(r"^certificate: (.+)$", done.stderr, re.MULTILINE)
     assert len(printed) == 2 + 4 + 4 + 2  # lm_eval on structured and local, lm-bounds run and demo

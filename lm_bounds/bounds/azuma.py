@@ -49,10 +49,6 @@ class ConstantRangeMethod(SmoothedMethod):
         """``loss`` of every token."""
         return {"loss": losses}
 
-    def columns(self, statistics: TokenStatistics) -> dict[str, FloatArray]:
-        """``loss`` of every token, of statistics at the method's temperature."""
-        return self.columns_of(statistics, self.loss.of(statistics))
-
     def statistic(self, means: Columns, rate: float) -> FloatArray:
         """Z = l + Delta sqrt(rho/2)."""
         return np.asarray(means["loss"] + azuma_bound(0.0, self.loss.loss_range, rate), dtype=np.float64)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any, ClassVar, TypeVar
 
@@ -21,7 +21,7 @@ from lm_bounds.bounds.losses import (
     make_loss,
 )
 from lm_bounds.bounds.protocol import Columns, Problem, Selection, constant_failure_probs
-from lm_bounds.bounds.search import level_rate
+from lm_bounds.bounds.search import Point, level_rate
 from lm_bounds.bounds.statistics import TEMPERATURE_GRID, FloatArray, IntArray, Pilot, TokenStatistics
 from lm_bounds.bounds.upper import bernstein_upper, hoeffding_upper, kl_inf_upper, without_replacement_upper
 from lm_bounds.errors import UsageError
@@ -91,6 +91,14 @@ class SmoothedMethod:
         """(delta/100, the rest shared by the models that use the draws)."""
         return constant_failure_probs(problem)
 
+    @abstractmethod
+    def columns_of(self, statistics: TokenStatistics, losses: FloatArray) -> dict[str, FloatArray]:
+        """``columns`` where the losses are known."""
+
+    def columns(self, statistics: TokenStatistics) -> dict[str, FloatArray]:
+        """Per-token columns, the first named ``loss``, of statistics at the method's temperature."""
+        return self.columns_of(statistics, self.loss.of(statistics))
+
     def values(self) -> dict[str, Any]:
         """What the indices stand for, for a reader of ``to_dict``."""
         return {}
@@ -159,6 +167,11 @@ class SampledMethod(SmoothedMethod):
         return search_pilot(cls, problem, pilot, cls.axes(problem, pilot, smoothing))
 
     @classmethod
+    def search_starts(cls, problem: Problem, pilot: Pilot, axes: Sequence[Axis]) -> Sequence[Point] | None:
+        """Where to begin looking; None for the starts of the axes."""
+        return None
+
+    @classmethod
     def axes(cls, problem: Problem, pilot: Pilot, smoothing: str) -> tuple[Axis, ...]:
         """All choices, the method's own first.
 
@@ -168,22 +181,9 @@ class SampledMethod(SmoothedMethod):
         check_smoothing(cls.name, cls.smoothings, smoothing)
         return (*cls.own_axes(), *loss_axes(problem.metric, pilot, smoothing, len(cls.smoothing_grid)))
 
-    @classmethod
-    def split(cls, problem: Problem) -> tuple[float, float]:
-        """(delta_1, delta_2)."""
-        return constant_failure_probs(problem)
-
     def tuned(self: _S, means: Columns, rate: float) -> _S:
         """The method with the free reals, for which nothing is paid, that fit the pilot's column means."""
         return self
-
-    @abstractmethod
-    def columns_of(self, statistics: TokenStatistics, losses: FloatArray) -> dict[str, FloatArray]:
-        """``columns`` where the losses are known."""
-
-    def columns(self, statistics: TokenStatistics) -> dict[str, FloatArray]:
-        """Per-token columns, the first named ``loss``, of statistics at the method's temperature."""
-        return self.columns_of(statistics, self.loss.of(statistics))
 
     @abstractmethod
     def statistic(self, means: Columns, rate: float) -> FloatArray:
@@ -206,15 +206,14 @@ class SampledMethod(SmoothedMethod):
             UsageError: when the sampling ceiling is not above z_max, or not finite.
         """
         largest, least = self.statistic_max(rate), self.statistic_min(rate)
+        _, delta_2 = self.failure_probs(problem)
         if problem.upper == "hoeffding":
-            mean, level = float(np.mean(statistic)), self.failure_probs(problem)[1]
-            return hoeffding_upper(mean, largest - least, len(statistic), level)
+            return hoeffding_upper(float(np.mean(statistic)), largest - least, len(statistic), delta_2)
         if problem.upper == "bernstein":
             inside = np.clip(statistic, least, largest)  # they are, but for rounding
-            return bernstein_upper(inside, least, largest, self.failure_probs(problem)[1])
+            return bernstein_upper(inside, least, largest, delta_2)
         if not largest < self.sampling_ceiling < math.inf:
             raise UsageError(f"the sampling ceiling {self.sampling_ceiling} must be finite and above z_max = {largest}")
-        _, delta_2 = self.failure_probs(problem)
         if problem.replacement:
             return kl_inf_upper(statistic, self.sampling_ceiling, level_rate(delta_2, len(statistic)))
         return without_replacement_upper(statistic, sizes, problem.n_tokens, self.sampling_ceiling, delta_2)

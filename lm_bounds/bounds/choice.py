@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 import numpy as np
 
 from lm_bounds.bounds.losses import SMOOTHING_SLOPES
-from lm_bounds.bounds.protocol import Problem, complexity_rate
+from lm_bounds.bounds.protocol import Problem, complexity_rate, constant_failure_probs
 from lm_bounds.bounds.search import PILOT_TOKENS, SMOOTHING_STARTS, Point, level_rate, minimise_on_grid, sampling_upper
 from lm_bounds.bounds.statistics import TEMPERATURE_GRID, UNIT_TEMPERATURE, FloatArray, Pilot, window_means
 
@@ -54,7 +54,7 @@ def loss_axes(metric: str, pilot: Pilot, smoothing: str, n_smoothings: int) -> t
     return tuple(axes)
 
 
-def slope_starts(chosen: SampledMethod, axes: Sequence[Axis]) -> list[Point]:
+def _slope_starts(chosen: SampledMethod, axes: Sequence[Axis]) -> list[Point]:
     """Where to look for a smoothing by entropy: at the best global one, without and with a slope."""
     middle = len(SMOOTHING_SLOPES) // 2
     fields = {axis.name: getattr(chosen, axis.name) for axis in axes}
@@ -75,7 +75,7 @@ class PilotSearch(Generic[_S]):
 
     def __init__(self, method: type[_S], problem: Problem, pilot: Pilot, axes: Sequence[Axis]) -> None:
         self.method, self.problem, self.pilot, self.axes = method, problem, pilot, axes
-        self.sampling_rate = predicted_sampling_rate(method.split(problem)[1], problem, pilot)
+        self.sampling_rate = predicted_sampling_rate(constant_failure_probs(problem)[1], problem, pilot)
         self._losses: dict[tuple[int | None, ...], FloatArray] = {}
 
     def lowest(self, starts: Sequence[Point] | None = None) -> Point:
@@ -94,7 +94,7 @@ class PilotSearch(Generic[_S]):
         The prediction may be above l_max, so that a search sees the way down from there.
         """
         method = self.at(point)
-        rate = complexity_rate(self.problem, method.selection(), method.split(self.problem)[0])
+        rate = complexity_rate(self.problem, method.selection(), method.failure_probs(self.problem)[0])
         means = self._means(method)
         method = method.tuned(means, rate)
         ceiling, predicted = sampling_upper(
@@ -132,8 +132,10 @@ def predicted_sampling_rate(failure_prob: float, problem: Problem, pilot: Pilot)
 def search_pilot(method: type[_S], problem: Problem, pilot: Pilot, axes: Sequence[Axis]) -> _S:
     """The method at the best point found on a thinned pilot, its free reals from the whole pilot."""
     thinned = pilot.thinned(PILOT_TOKENS)
-    starts = None
+    starts: Sequence[Point] | None
     if any(axis.name == "smoothing_slope_index" for axis in axes):
-        starts = slope_starts(method.choose(problem, pilot), axes)
+        starts = _slope_starts(method.choose(problem, pilot), axes)
+    else:
+        starts = method.search_starts(problem, thinned, axes)
     point = PilotSearch(method, problem, thinned, axes).lowest(starts)
     return PilotSearch(method, problem, pilot, axes).fit(point)[0]

@@ -19,6 +19,7 @@ non-negative martingale of mean 1; Ville's inequality at level P(h) delta_1, a u
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, ClassVar
@@ -26,9 +27,9 @@ from typing import Any, ClassVar
 import numpy as np
 
 from lm_bounds.bounds.base import SampledMethod
-from lm_bounds.bounds.choice import Axis, PilotSearch, slope_starts
+from lm_bounds.bounds.choice import Axis, PilotSearch
 from lm_bounds.bounds.protocol import Columns, Problem
-from lm_bounds.bounds.search import PILOT_TOKENS, Point
+from lm_bounds.bounds.search import Point
 from lm_bounds.bounds.statistics import FloatArray, Pilot, TokenStatistics
 from lm_bounds.bounds.upper import log_ratio
 from lm_bounds.errors import UsageError
@@ -62,6 +63,17 @@ def nearest_margin(least: float, scale: float, offset: float) -> int:
 def ceiling_slope(slope_index: int) -> float:
     """c1 of the ceiling b + c1 H, on a grid of 2^8 points in [0, 2]."""
     return 2.0 * slope_index / (N_SLOPES - 1)
+
+
+def linearised_headroom(log_headroom: FloatArray, tilt: float, rate: float) -> FloatArray:
+    """e^t - 1 + e^t ( ln((c - l)/b) - t - rho ): Z is c1 H - b times this.
+
+    Args:
+        log_headroom: ln((c - l)/b), or its window means.
+        tilt: t.
+        rate: rho, nats per token.
+    """
+    return np.asarray(math.expm1(tilt) + math.exp(tilt) * (log_headroom - tilt - rate), dtype=np.float64)
 
 
 @dataclass(frozen=True)
@@ -98,20 +110,10 @@ class KlInf(SampledMethod):
         )
 
     @classmethod
-    def choose(cls, problem: Problem, pilot: Pilot, smoothing: str = "global") -> KlInf:
-        """The grid points with the lowest whole bound predicted on the pilot; then t and the sampling ceiling.
-
-        The search goes first with b where it is as the smoothing changes, for l_max is only one of the things that b
-        has to fit; then freely.
-        """
-        axes, thinned = cls.axes(problem, pilot, smoothing), pilot.thinned(PILOT_TOKENS)
-        if smoothing == "entropy" and problem.metric == "bpd":
-            starts = slope_starts(cls.choose(problem, pilot), axes)
-        else:
-            fixed_offset = _FixedOffsetSearch(cls, problem, thinned, axes)
-            starts = [fixed_offset.own_point(fixed_offset.lowest())]
-        point = PilotSearch(cls, problem, thinned, axes).lowest(starts)
-        return PilotSearch(cls, problem, pilot, axes).fit(point)[0]
+    def search_starts(cls, problem: Problem, pilot: Pilot, axes: Sequence[Axis]) -> list[Point]:
+        """The best point with b held as the smoothing changes: l_max is only one of the things that b has to fit."""
+        fixed_offset = _FixedOffsetSearch(cls, problem, pilot, axes)
+        return [fixed_offset.own_point(fixed_offset.lowest())]
 
     def tuned(self, means: Columns, rate: float) -> KlInf:
         """With t = mean ln((c - l)/b) - rho, the best one."""
@@ -128,9 +130,8 @@ class KlInf(SampledMethod):
 
     def statistic(self, means: Columns, rate: float) -> FloatArray:
         """Z = c1 H - b (e^t - 1 + e^t (ln((c - l)/b) - t - rho)), each term a window mean."""
-        t = self.linearisation
-        slack = math.expm1(t) + math.exp(t) * (means["log_headroom"] - t - rate)
-        return np.asarray(means["ceiling_rise"] - self.ceiling_offset * slack, dtype=np.float64)
+        slack = self.ceiling_offset * linearised_headroom(means["log_headroom"], self.linearisation, rate)
+        return np.asarray(means["ceiling_rise"] - slack, dtype=np.float64)
 
     def statistic_max(self, rate: float) -> float:
         """The largest of Z at l = l_max,i with H at 0, at log2 V, and where l_max,i bends between them."""

@@ -44,7 +44,7 @@ def choose_method(name: str, problem: Problem, pilot: Pilot | TokenStatistics, s
         UsageError: for an unknown name, or a smoothing that the method is not valid for.
     """
     given = Pilot({UNIT_TEMPERATURE: pilot}) if isinstance(pilot, TokenStatistics) else pilot
-    check_smoothing(name, SMOOTHINGS, smoothing or "global")
+    check_method(name, smoothing)
     if name != BEST:
         return method_class(name).choose(problem, given, smoothing or "global")
     modes = SMOOTHINGS if smoothing is None and problem.metric == "bpd" else (smoothing or "global",)

@@ -8,15 +8,15 @@ from dataclasses import dataclass
 import numpy as np
 
 from lm_bounds.bounds import Bound, Problem, complexity_rate, kl_inf_upper, make_loss
-from lm_bounds.bounds.kl_inf import N_MARGINS, ceiling_offset
+from lm_bounds.bounds.kl_inf import N_MARGINS, ceiling_offset, linearised_headroom
 from lm_bounds.bounds.protocol import constant_failure_probs
 from lm_bounds.bounds.search import level_rate, minimise_on_grid, sampling_upper
 from lm_bounds.bounds.statistics import FloatArray
+from lm_bounds.calculator.losses import pilot_size
 from lm_bounds.codelength import length_prefix
 from lm_bounds.errors import UsageError
 
 DOCUMENT = "document"
-_PILOT_SHARE = 10
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def document_bound(losses: FloatArray, given: DocumentProblem) -> tuple[Bound, d
             "vocabulary and smoothing"
         )
     whole = given.n_documents is None
-    n_pilot = 0 if whole else max(2, len(losses) // _PILOT_SHARE)
+    n_pilot = 0 if whole else pilot_size(len(losses))
     pilot, certifying = (losses, losses) if whole else (losses[:n_pilot], losses[n_pilot:])
     problem = Problem(
         metric=given.metric,
@@ -77,9 +77,9 @@ def document_bound(losses: FloatArray, given: DocumentProblem) -> tuple[Bound, d
     sampling_rate = 0.0 if whole else level_rate(delta_2, len(certifying))
 
     def fitted(index: int) -> tuple[float, float, float, float]:
-        """(predicted bound, ceiling, t, sampling ceiling)."""
+        """(predicted bound, ceiling c, t relative to ln c, sampling ceiling)."""
         ceiling = ceiling_offset(loss.loss_max, loss.loss_max, index)
-        tilt = float(np.mean(np.log(ceiling - pilot))) - rate
+        tilt = float(np.mean(np.log1p(-pilot / ceiling))) - rate
         largest = float(_statistic(np.array([loss.loss_max]), ceiling, tilt, rate)[0])
         upper, predicted = sampling_upper(_statistic(pilot, ceiling, tilt, rate), largest, sampling_rate)
         return predicted, ceiling, tilt, upper
@@ -93,5 +93,5 @@ def document_bound(losses: FloatArray, given: DocumentProblem) -> tuple[Bound, d
 
 
 def _statistic(losses: FloatArray, ceiling: float, tilt: float, rate: float) -> FloatArray:
-    """Z = c - e^t (1 - t - rho + ln(c - l))."""
-    return np.asarray(ceiling - math.exp(tilt) * (1.0 - tilt - rate + np.log(ceiling - losses)), dtype=np.float64)
+    """Z of ``kl_inf`` at a constant ceiling."""
+    return -ceiling * linearised_headroom(np.log1p(-losses / ceiling), tilt, rate)

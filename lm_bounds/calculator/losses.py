@@ -142,7 +142,7 @@ def bound_from_losses(
     whole = given.n_tokens is None
     if whole and method == "paper":
         raise UsageError("method paper bounds a sample: use another one for a whole corpus")
-    n_pilot = 0 if whole else max(2, len(sample.losses) // _PILOT_SHARE)
+    n_pilot = 0 if whole else pilot_size(len(sample.losses))
     certifying = statistics if whole else _part(statistics, slice(n_pilot, None))
     problem = Problem(
         metric=given.metric,
@@ -155,6 +155,11 @@ def bound_from_losses(
     )
     chosen = choose_method(method, problem, statistics if whole else _part(statistics, slice(n_pilot)), smoothing)
     return certify(chosen, problem, chosen.columns(certifying), certifying.window_sizes), chosen
+
+
+def pilot_size(n_losses: int) -> int:
+    """How many of the first losses of a sample are the pilot: a tenth, at least 2."""
+    return max(2, n_losses // _PILOT_SHARE)
 
 
 def _part(statistics: TokenStatistics, which: slice) -> TokenStatistics:

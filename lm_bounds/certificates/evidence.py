@@ -11,7 +11,7 @@ import numpy as np
 
 from lm_bounds.bounds import Bound, Method, Problem, certify
 from lm_bounds.bounds.statistics import FloatArray, IntArray
-from lm_bounds.codelength import CodeLength, LedgerItem, length_prefix
+from lm_bounds.codelength import CodeLength, EvaluationSettings, LedgerItem, length_prefix, settings_ledger
 from lm_bounds.errors import UsageError
 from lm_bounds.sampling import stream_seed
 from lm_bounds.settings import Settings
@@ -88,6 +88,12 @@ def context_rule(prefix_token_id: int, context: int) -> str:
         f"one prefix token (id {prefix_token_id}) and the earlier tokens of the window; windows are the "
         f"consecutive runs of {context} tokens of a document, the last one shorter"
     )
+
+
+def settings_charges(settings: Settings, model: ModelFacts) -> tuple[LedgerItem, ...]:
+    """Bits of the settings of an evaluation, whichever they are."""
+    charged = EvaluationSettings(settings.compressor, model.context, model.default_prefix, model.vocab_size)
+    return settings_ledger(charged)
 
 
 @dataclass(frozen=True)

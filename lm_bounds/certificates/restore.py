@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from lm_bounds.bounds import METRICS, Method, method_from_dict
-from lm_bounds.certificates.evidence import CorpusFacts, ModelFacts, Plan
+from lm_bounds.certificates.evidence import CorpusFacts, ModelFacts, Plan, settings_charges
 from lm_bounds.certificates.files import Certificate, read_certificate
-from lm_bounds.codelength import CodeLength, EvaluationSettings, LedgerItem, settings_ledger
+from lm_bounds.codelength import CodeLength, LedgerItem
 from lm_bounds.errors import LmBoundsError, VerificationError
 from lm_bounds.settings import KEYS, Settings
 
@@ -92,13 +92,12 @@ def _plan(fields: Mapping[str, Any], methods: Mapping[str, Method]) -> Plan:
     settings = Settings(**{name: value for name, value in fields["settings"].items() if name in KEYS})
     model = ModelFacts(**{name: fields["model"][name] for name in ModelFacts.__dataclass_fields__})
     corpus = {**fields["corpus"], "corpus_id": fields["corpus"]["id"]}
-    charged = EvaluationSettings(settings.compressor, model.context, model.default_prefix, model.vocab_size)
     return Plan(
         settings=settings,
         corpus=CorpusFacts(**{name: corpus[name] for name in CorpusFacts.__dataclass_fields__}),
         model=model,
         code=_code(fields["complexity"]),
-        settings_ledger=settings_ledger(charged),
+        settings_ledger=settings_charges(settings, model),
         methods=methods,
         n_windows=fields["sample"]["windows"],
         created=fields["created"],

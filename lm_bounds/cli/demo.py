@@ -23,11 +23,11 @@ def demo(windows: int) -> None:
     from lm_bounds.tasks.harness import run_harness
 
     model = built_in_model("structured")
-    command = f'lm_eval --model hf --model_args pretrained="$(lm-bounds models path {model.name})" --device cpu'
-    command += f" --batch_size 32 --tasks structured_bounds --metadata windows={windows}"
+    options = "--device cpu --batch_size 32 --tasks structured_bounds"
+    command = f'lm_eval --model hf --model_args pretrained="$(lm-bounds models path {model.name})" {options}'
+    command += f" --metadata windows={windows}"
     click.echo(f"$ {command}")
-    arguments = ["--model=hf", f"--model_args=pretrained={model.path}", "--device=cpu", "--batch_size=32"]
-    run_harness([*arguments, "--tasks=structured_bounds"], {"windows": windows})
+    run_harness(["--model=hf", f"--model_args=pretrained={model.path}", *options.split()], {"windows": windows})
     found = latest_certificates(certificate_root(None) / model.name)
     for certificate in found:
         click.echo(f"\n{certificate.claim}\n  {certificate.path}")

@@ -10,7 +10,7 @@ from lm_bounds.corpora.integer_processes import RandomProcess
 from lm_bounds.corpora.local import locate_source, open_local
 from lm_bounds.corpora.number_text import check_number_tokenizer
 from lm_bounds.corpora.protocol import Corpus, Tokenizer
-from lm_bounds.corpora.registry import CorpusSpec
+from lm_bounds.corpora.registry import CorpusSpec, read_yaml
 from lm_bounds.corpora.synthetic import SyntheticCorpus, SyntheticParameters, synthetic_parameters
 from lm_bounds.corpora.tokenizer_hash import tokenizer_sha256
 from lm_bounds.errors import CorpusError, UsageError
@@ -82,15 +82,10 @@ def derived_facts(spec: CorpusSpec) -> dict[str, Any]:
 
 
 def _read(path: str) -> Mapping[str, Any]:
-    import yaml  # type: ignore[import-untyped, unused-ignore]
-
     location, is_folder = locate_source(path)
     if is_folder:
         raise CorpusError(f"{path} is a folder; name a YAML file with parameters of the sequences, or leave it out")
-    try:
-        given = yaml.safe_load(location.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise CorpusError(f"{path} cannot be read as YAML: {error}") from error
+    given = read_yaml(location, path)
     if not isinstance(given, dict):
         raise CorpusError(f"{path} must be a YAML mapping of parameters, found {type(given).__name__}")
     return given

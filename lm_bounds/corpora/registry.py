@@ -124,12 +124,7 @@ def read_registry(path: Path) -> dict[str, CorpusSpec]:
     Raises:
         CorpusError: the file cannot be read, or an entry has an unknown, missing or malformed field.
     """
-    import yaml  # type: ignore[import-untyped, unused-ignore]
-
-    try:
-        entries = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise CorpusError(f"registry {path} cannot be read: {error}") from error
+    entries = read_yaml(path, f"registry {path}")
     if not isinstance(entries, list):
         raise CorpusError(f"registry {path} must be a list of corpora, found {type(entries).__name__}")
     specs: dict[str, CorpusSpec] = {}
@@ -139,6 +134,24 @@ def read_registry(path: Path) -> dict[str, CorpusSpec]:
             raise CorpusError(f"registry {path} has two corpora with the id {spec.id!r}")
         specs[spec.id] = spec
     return specs
+
+
+def read_yaml(path: Path, name: str) -> Any:
+    """What a YAML file holds.
+
+    Args:
+        path: of the file.
+        name: what it is called in a message.
+
+    Raises:
+        CorpusError: it cannot be read.
+    """
+    import yaml  # type: ignore[import-untyped, unused-ignore]
+
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise CorpusError(f"{name} cannot be read as YAML: {error}") from error
 
 
 def _spec_from_entry(entry: object, where: str) -> CorpusSpec:

@@ -99,10 +99,11 @@ def token_statistics(lm: LM, requests: list[Instance]) -> list[Observation]:
     check_alike(processes, {"the number of runs": len(runs)})
     found: dict[tuple[str, int], Observation] = {}
     for shared, members in runs.items():
+        run = json.loads(shared)
         draws = sorted({int(request.doc["draw"]) for request in members})
-        session = _open(lm, json.loads(shared), {str(request.args[2]) for request in members}, processes)
+        session = _open(lm, run, {str(request.args[2]) for request in members}, processes)
         plan, needed = session.plan, [draw for draw in draws if draw < session.plan.n_windows]
-        if processes.rank == 0 and plan.n_windows < json.loads(shared)["windows"]:
+        if processes.rank == 0 and plan.n_windows < run["windows"]:
             _warn_once(f"the corpus has {plan.n_windows} {plan.settings.unit}s in all: each is scored, none is sampled")
         observations = session.observe(needed, progress_bar(processes))
         found.update({(shared, entry.draw): entry for entry in _rows(plan, needed, observations)})

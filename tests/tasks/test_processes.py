@@ -311,7 +311,7 @@ STEPS: dict[str, tuple[Any, str]] = {
     "what is not measured": (pipeline, "check_unmeasured"),
     "the weights": (pipeline, "measure"),
     "the corpus": (pipeline, "open_corpus"),
-    "the plan": (pipeline, "settings_ledger"),
+    "the plan": (pipeline, "settings_charges"),
     "the checks of the model": (scoring, "check_model"),
     "the pilot": (scoring.HFScorer, "score"),
     "the choices": (pipeline, "choose_method"),
