@@ -45,7 +45,7 @@ def as_weights(arrays: list[NDArray[np.generic]], dtype: str) -> Weights:
     tensors = []
     for number, array in enumerate(arrays):
         flat = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
-        tensors.append(Tensor(f"layers.{number:03}.weight", dtype, array.shape, lambda flat=flat: flat))
+        tensors.append(Tensor.of_bytes(f"layers.{number:03}.weight", dtype, array.shape, flat))
     return Weights(dtype, tuple(tensors))
 
 

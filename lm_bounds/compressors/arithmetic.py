@@ -23,7 +23,7 @@ class Arithmetic(TensorCompressor):
 
     >>> import numpy as np
     >>> from lm_bounds.weights.protocol import Tensor, Weights
-    >>> three = Tensor("w", "U8", (3,), lambda: np.full(3, 7, np.uint8))
+    >>> three = Tensor.of_bytes("w", "U8", (3,), np.full(3, 7, np.uint8))
     >>> [(item.item, item.bits) for item in Arithmetic().ledger(Weights("example", (three,)))][2:]
     [('w', 17.0), ('coder termination', 2.0)]
     """

@@ -28,7 +28,7 @@ class Best(TensorCompressor):
 
     >>> import numpy as np
     >>> from lm_bounds.weights.protocol import Tensor, Weights
-    >>> three = Tensor("w", "U8", (3,), lambda: np.full(3, 7, np.uint8))
+    >>> three = Tensor.of_bytes("w", "U8", (3,), np.full(3, 7, np.uint8))
     >>> [(item.item, item.bits) for item in Best().ledger(Weights("example", (three,)))][2:]
     [('w', 22.0), ('coder termination', 2.0)]
     """

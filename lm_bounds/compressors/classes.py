@@ -129,10 +129,11 @@ class SymbolSequence:
 
     def _blocks(self) -> Iterator[tuple[int, NDArray[np.integer]]]:
         """The first row of each block, and the block's symbols, shape (rows, columns)."""
-        words = self._tensor.data().view(self._word).reshape(self._n_rows, self._n_columns)
+        row_bytes = self._tensor.n_bytes // self._n_rows
         height = max(1, _BLOCK // self._n_columns, min(self.counts.size, 8 * _BLOCK // self._n_columns))
         for start in range(0, self._n_rows, height):
-            yield start, self._symbols(words[start : start + height])
+            raw = self._tensor.read(start * row_bytes, min(start + height, self._n_rows) * row_bytes)
+            yield start, self._symbols(raw.view(self._word).reshape(-1, self._n_columns))
 
 
 def _labels(table: NDArray[np.int64], n_classes: int) -> NDArray[np.int64]:

@@ -59,7 +59,7 @@ def schema(weights: Weights) -> bytes:
     """Names, dtypes and shapes in order, and the aliases, as compact JSON.
 
     >>> import numpy as np
-    >>> schema(Weights("example", (Tensor("w", "F32", (2, 3), lambda: np.zeros(24, np.uint8)),)))
+    >>> schema(Weights("example", (Tensor.of_bytes("w", "F32", (2, 3), np.zeros(24, np.uint8)),)))
     b'{"tensors":[["w","F32",[2,3]]],"aliases":[]}'
     """
     table = {

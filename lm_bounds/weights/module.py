@@ -106,7 +106,7 @@ def _same(one: torch.Tensor, other: torch.Tensor) -> bool:
         return False
     if one.device == other.device and one.data_ptr() == other.data_ptr() and one.stride() == other.stride():
         return True
-    return bool(np.array_equal(_bytes(one), _bytes(other)))  # as bytes: a NaN equals itself
+    return bool(np.array_equal(_piece(one), _piece(other)))  # as bytes: a NaN equals itself
 
 
 def _as_saved(model: torch.nn.Module, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -129,14 +129,15 @@ def _tensor(name: str, value: torch.Tensor) -> Tensor:
     dtype = str(value.dtype).removeprefix("torch.")
     if dtype not in _TORCH_DTYPES:
         raise WeightsError(f"tensor {name!r} has dtype {dtype}, which is not supported; cast the model first")
-    return Tensor(name, _TORCH_DTYPES[dtype], tuple(value.shape), functools.partial(_bytes, value))
+    return Tensor(name, _TORCH_DTYPES[dtype], tuple(value.shape), functools.partial(_piece, value))
 
 
-def _bytes(value: torch.Tensor) -> NDArray[np.uint8]:
+def _piece(value: torch.Tensor, start: int = 0, stop: int | None = None) -> NDArray[np.uint8]:
+    """The bytes from ``start`` to ``stop``: no more than these is copied from another device."""
     import torch
 
-    flat = value.detach().cpu().contiguous().reshape(-1)
-    raw: NDArray[np.uint8] = flat.view(torch.uint8).numpy()
+    flat = value.detach().contiguous().reshape(-1).view(torch.uint8)[start:stop]
+    raw: NDArray[np.uint8] = flat.cpu().numpy()
     return raw
 
 

@@ -9,11 +9,13 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lm_bounds.errors import WeightsError
+from lm_bounds.weights.packing import Packing
 
 #: Bytes of one element of each safetensors dtype whose elements are whole bytes.
 DTYPE_BYTES = {
@@ -41,6 +43,9 @@ DTYPE_BYTES = {
 # Bytes handed on at a time: a multiple of every element size, and what a slow compressor takes in seconds.
 CHUNK_BYTES = 1 << 22
 
+#: The bytes of a tensor from one position to another.
+Load = Callable[[int, int], NDArray[np.uint8]]
+
 
 @dataclass(frozen=True)
 class Tensor:
@@ -50,8 +55,9 @@ class Tensor:
         name: as the checkpoint names it.
         dtype: the safetensors code, a key of ``DTYPE_BYTES``.
         shape: sizes, each >= 0; ``()`` for a scalar.
-        load: returns the elements in row-major, little-endian order as flat uint8 bytes; called at every use,
-            so that no more than one tensor need be in memory.
+        load: returns the bytes from ``start`` to ``stop`` of the elements in row-major, little-endian order, as flat
+            uint8; called at every use, so that no more than a piece of one tensor need be in memory.
+        packing: how the elements hold small integers, where the layout of the checkpoint says so.
 
     Raises:
         WeightsError: the dtype is not supported, or a size is negative.
@@ -60,7 +66,8 @@ class Tensor:
     name: str
     dtype: str
     shape: tuple[int, ...]
-    load: Callable[[], NDArray[np.uint8]] = field(repr=False, compare=False)
+    load: Load = field(repr=False, compare=False)
+    packing: Packing | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.dtype not in DTYPE_BYTES:
@@ -68,6 +75,11 @@ class Tensor:
             raise WeightsError(f"tensor {self.name!r} has dtype {self.dtype!r}; supported are {allowed}")
         if any(size < 0 for size in self.shape):
             raise WeightsError(f"tensor {self.name!r} has a negative size in its shape {self.shape}")
+
+    @classmethod
+    def of_bytes(cls, name: str, dtype: str, shape: tuple[int, ...], flat: NDArray[np.uint8]) -> Tensor:
+        """A tensor whose bytes are in memory."""
+        return cls(name, dtype, shape, lambda start, stop: flat[start:stop])
 
     @property
     def n_elements(self) -> int:
@@ -79,25 +91,36 @@ class Tensor:
         """Bytes of all elements."""
         return self.n_elements * DTYPE_BYTES[self.dtype]
 
-    def data(self) -> NDArray[np.uint8]:
-        """The elements as flat uint8 bytes, shape (n_bytes,); may be a slice of a memory-mapped file.
+    def read(self, start: int, stop: int) -> NDArray[np.uint8]:
+        """The bytes from ``start`` to ``stop``, contiguous, shape (stop - start,).
 
         Raises:
-            WeightsError: the bytes are not as many as dtype and shape say.
+            WeightsError: there are not as many bytes as dtype and shape say.
         """
-        flat = self.load()
-        if flat.dtype != np.uint8 or flat.shape != (self.n_bytes,):
+        piece = self.load(start, stop)
+        if piece.dtype != np.uint8 or piece.shape != (stop - start,):
             raise WeightsError(
                 f"tensor {self.name!r} of dtype {self.dtype} and shape {self.shape} must give {self.n_bytes}"
-                f" bytes, got {flat.dtype} of shape {flat.shape}"
+                f" bytes; for those from {start} to {stop} it gave {piece.dtype} of shape {piece.shape}"
             )
-        return np.ascontiguousarray(flat)
+        return np.ascontiguousarray(piece)
+
+    def data(self) -> NDArray[np.uint8]:
+        """All bytes, shape (n_bytes,)."""
+        return self.read(0, self.n_bytes)
 
     def chunks(self) -> Iterator[NDArray[np.uint8]]:
         """The bytes in order, ``CHUNK_BYTES`` at a time."""
-        flat = self.data()
-        for start in range(0, flat.size, CHUNK_BYTES):
-            yield flat[start : start + CHUNK_BYTES]
+        for start in range(0, self.n_bytes, CHUNK_BYTES):
+            yield self.read(start, min(start + CHUNK_BYTES, self.n_bytes))
+
+    @cached_property
+    def digest(self) -> bytes:
+        """SHA-256 of the bytes, computed at the first use."""
+        state = hashlib.sha256()
+        for chunk in self.chunks():
+            state.update(chunk.data)
+        return state.digest()
 
 
 @dataclass(frozen=True)
@@ -140,15 +163,12 @@ class Weights:
     def sha256(self) -> str:
         """Hash of what the tensors and the configuration are, 64 hexadecimal digits.
 
-        For each tensor in order of name, then for the aliases and the configuration: a JSON header preceded by its
-        length (8 bytes, little endian), then the tensor's bytes. The header gives name, dtype and shape, hence the
-        number of bytes that follow, so that two different sets never feed the same bytes to the hash.
+        SHA-256 of one JSON text after another, each preceded by its length (8 bytes, little endian): name, dtype, shape
+        and SHA-256 of each tensor in order of name, then the aliases, then the configuration.
         """
         digest = hashlib.sha256()
         for tensor in self.tensors:
-            digest.update(_delimited([tensor.name, tensor.dtype, list(tensor.shape)]))
-            for chunk in tensor.chunks():
-                digest.update(chunk.data)
+            digest.update(_delimited([tensor.name, tensor.dtype, list(tensor.shape), tensor.digest.hex()]))
         digest.update(_delimited({"aliases": [list(alias) for alias in self.aliases]}))
         digest.update(_delimited({"config": self.config.decode()}))
         return digest.hexdigest()
@@ -163,8 +183,8 @@ def distinct(tensors: Iterable[Tensor]) -> tuple[tuple[Tensor, ...], tuple[tuple
     Returns:
         The tensors kept, and (dropped name, kept name) of the others.
 
-    >>> zero, one = (lambda: np.zeros(4, np.uint8)), (lambda: np.ones(4, np.uint8))
-    >>> named = [Tensor("c", "U8", (4,), zero), Tensor("b", "U8", (4,), one), Tensor("a", "U8", (4,), zero)]
+    >>> zero, one = np.zeros(4, np.uint8), np.ones(4, np.uint8)
+    >>> named = [Tensor.of_bytes(name, "U8", (4,), flat) for name, flat in (("c", zero), ("b", one), ("a", zero))]
     >>> kept, aliases = distinct(named)
     >>> [tensor.name for tensor in kept], aliases
     (['a', 'b'], (('c', 'a'),))
@@ -178,19 +198,12 @@ def distinct(tensors: Iterable[Tensor]) -> tuple[tuple[Tensor, ...], tuple[tuple
     first: dict[tuple[str, tuple[int, ...], bytes], str] = {}
     for tensor in ordered:
         if alike[tensor.dtype, tensor.shape] > 1:
-            original = first.setdefault((tensor.dtype, tensor.shape, _bytes_digest(tensor)), tensor.name)
+            original = first.setdefault((tensor.dtype, tensor.shape, tensor.digest), tensor.name)
             if original != tensor.name:
                 aliases.append((tensor.name, original))
                 continue
         kept.append(tensor)
     return tuple(kept), tuple(aliases)
-
-
-def _bytes_digest(tensor: Tensor) -> bytes:
-    digest = hashlib.sha256()
-    for chunk in tensor.chunks():
-        digest.update(chunk.data)
-    return digest.digest()
 
 
 def _delimited(header: object) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -31,9 +32,6 @@ def read_safetensors(path: Path) -> list[Tensor]:
     """
     try:
         header, start, size = _read_header(path)
-        data: NDArray[np.uint8] = np.empty(0, np.uint8)  # an empty range cannot be mapped
-        if size:
-            data = np.asarray(np.memmap(path, dtype=np.uint8, mode="r", offset=start, shape=(size,)))
     except OSError as error:
         raise WeightsError(f"cannot read {path}: {error.strerror or error}") from error
     header.pop(_METADATA, None)
@@ -41,7 +39,7 @@ def read_safetensors(path: Path) -> list[Tensor]:
     tensors: list[Tensor] = []
     end = 0
     for (begin, stop), name in spans:
-        tensor = _tensor(path, name, header[name], data, begin, stop)
+        tensor = _tensor(path, name, header[name], start + begin)
         if begin != end:
             raise _broken(path, f"tensor {name!r} starts at byte {begin}, the one before it ends at {end}")
         if tensor.n_bytes != stop - begin:
@@ -55,6 +53,21 @@ def read_safetensors(path: Path) -> list[Tensor]:
     if end != size:
         raise _broken(path, f"the tensors end at byte {end} of {size}")
     return tensors
+
+
+def read_bytes(path: Path, offset: int, start: int, stop: int) -> NDArray[np.uint8]:
+    """Bytes of a file, counted from ``offset``; they are read, not mapped, so that memory holds no more of it.
+
+    Raises:
+        WeightsError: the file cannot be read any more, or has become shorter.
+    """
+    try:
+        piece = np.fromfile(path, np.uint8, stop - start, offset=offset + start)
+    except OSError as error:
+        raise WeightsError(f"cannot read {path}: {error.strerror or error}") from error
+    if piece.size != stop - start:
+        raise WeightsError(f"{path} has become shorter while it was read: keep checkpoints as they are meanwhile")
+    return piece
 
 
 def serialise(weights: Weights) -> Iterator[bytes | memoryview]:
@@ -111,11 +124,11 @@ def _span(path: Path, name: str, entry: Any, size: int) -> tuple[int, int]:
     return offsets[0], offsets[1]
 
 
-def _tensor(path: Path, name: str, entry: dict[str, Any], data: NDArray[np.uint8], begin: int, stop: int) -> Tensor:
+def _tensor(path: Path, name: str, entry: dict[str, Any], offset: int) -> Tensor:
     dtype, shape = entry["dtype"], entry["shape"]
     if not isinstance(dtype, str) or not _is_sizes(shape):
         raise _broken(path, f"tensor {name!r} has dtype {dtype!r} and shape {shape!r}")
-    return Tensor(name, dtype, tuple(shape), lambda: data[begin:stop])
+    return Tensor(name, dtype, tuple(shape), functools.partial(read_bytes, path, offset))
 
 
 def _is_sizes(value: Any) -> bool:

@@ -30,7 +30,7 @@ def to_tensor(name: str, values: np.ndarray, dtype: str = "F32") -> Tensor:
     else:
         raw = values.astype(DTYPES[dtype])
     flat = np.ascontiguousarray(raw).reshape(-1).view(np.uint8)
-    return Tensor(name, dtype, values.shape, lambda: flat)
+    return Tensor.of_bytes(name, dtype, values.shape, flat)
 
 
 def to_weights(*tensors: Tensor, config: bytes = b'{"model_type":"test"}') -> Weights:

@@ -294,7 +294,7 @@ def decode(stream: str, compressor: TensorCompressor) -> Weights:
     tensors = []
     for name, dtype, shape in table["tensors"]:
         raw = np.frombuffer(decode_tensor(coder, compressor, dtype, tuple(shape)), np.uint8)
-        tensors.append(Tensor(name, dtype, tuple(shape), lambda raw=raw: raw))
+        tensors.append(Tensor.of_bytes(name, dtype, tuple(shape), raw))
     aliases = tuple((dropped, kept) for dropped, kept in table["aliases"])
     return Weights("decoded", tuple(tensors), aliases, config)
 
@@ -349,7 +349,7 @@ def test_any_bit_patterns_decode(
     words = data.draw(st.lists(st.sampled_from(palette) if few else any_words, min_size=n, max_size=n))
     words = [word >> shift % width << shift % width for word in words]
     raw = np.array(words, WORDS[width // 8]).view(np.uint8)
-    check_every_mode(Tensor("w", dtype, shape[:2], lambda: raw))
+    check_every_mode(Tensor.of_bytes("w", dtype, shape[:2], raw))
 
 
 @every_compressor

@@ -13,7 +13,7 @@ from lm_bounds.weights import Tensor, Weights, distinct
 
 def tensor(name: str, values: np.ndarray, dtype: str = "F32", shape: tuple[int, ...] | None = None) -> Tensor:
     raw = np.ascontiguousarray(values).reshape(-1).view(np.uint8)
-    return Tensor(name, dtype, values.shape if shape is None else shape, lambda: raw)
+    return Tensor.of_bytes(name, dtype, values.shape if shape is None else shape, raw)
 
 
 def weights(*tensors: Tensor) -> Weights:
@@ -33,13 +33,13 @@ def test_sizes_of_a_tensor() -> None:
 
 def test_unknown_dtypes_and_wrong_sizes_are_refused() -> None:
     with pytest.raises(WeightsError, match=r"'w' has dtype 'F4'; supported are BF16, BOOL"):
-        Tensor("w", "F4", (2,), lambda: np.zeros(1, np.uint8))
+        Tensor.of_bytes("w", "F4", (2,), np.zeros(1, np.uint8))
     with pytest.raises(WeightsError, match="negative size"):
-        Tensor("w", "U8", (-1,), lambda: np.zeros(1, np.uint8))
+        Tensor.of_bytes("w", "U8", (-1,), np.zeros(1, np.uint8))
     with pytest.raises(WeightsError, match="must give 8 bytes"):
-        Tensor("w", "F32", (2,), lambda: np.zeros(7, np.uint8)).data()
-    with pytest.raises(WeightsError, match="must give 2 bytes, got float32"):
-        Tensor("w", "U8", (2,), lambda: np.zeros(2, np.float32)).data()
+        Tensor.of_bytes("w", "F32", (2,), np.zeros(7, np.uint8)).data()
+    with pytest.raises(WeightsError, match="must give 2 bytes; for those from 0 to 2 it gave float32"):
+        Tensor.of_bytes("w", "U8", (2,), np.zeros(2, np.float32)).data()
 
 
 def test_weights_must_be_sorted_and_named_once() -> None:
@@ -69,7 +69,7 @@ def test_equal_bytes_of_another_shape_or_dtype_stay_distinct() -> None:
 
 
 def test_only_tensors_that_may_repeat_are_read_for_it() -> None:
-    def unread() -> np.ndarray:
+    def unread(start: int, stop: int) -> np.ndarray:
         raise AssertionError("read")
 
     kept, _ = distinct([Tensor("a", "F32", (2,), unread), Tensor("b", "F32", (3,), unread)])
