@@ -42,27 +42,73 @@ class Context(Enum):
     ROWS_AND_COLUMNS = "row and column classes"
 
 
+#: The first row of each block of so many rows, and the block's symbols, shape (rows, columns).
+Blocks = Callable[[int], Iterator[tuple[int, NDArray[np.integer]]]]
+
+
 class SymbolSequence:
-    """The symbols of a tensor's elements, one each, in row-major order.
+    """A matrix of symbols in row-major order, which is read block by block as often as it is needed.
 
     Args:
-        tensor: its first size is the number of rows, the product of the others that of columns.
+        shape: rows and columns, one or more of each.
         counts: of each symbol of the alphabet, shape (alphabet,).
-        word: numpy's code of an element as an unsigned integer.
-        symbols: maps elements, of any shape, to symbols.
+        blocks: gives the symbols.
     """
 
-    def __init__(
-        self,
+    def __init__(self, shape: tuple[int, int], counts: NDArray[np.int64], blocks: Blocks) -> None:
+        self.counts, self.shape = counts, shape
+        self._n_rows, self._n_columns = shape
+        self._blocks_of = blocks
+
+    @classmethod
+    def of_matrix(cls, symbols: NDArray[np.integer], alphabet: int) -> SymbolSequence:
+        """Symbols that are in memory, shape (rows, columns)."""
+
+        def blocks(height: int) -> Iterator[tuple[int, NDArray[np.integer]]]:
+            for start in range(0, len(symbols), height):
+                yield start, symbols[start : start + height]
+
+        return cls(symbols.shape, _count(symbols, alphabet), blocks)
+
+    @classmethod
+    def of_elements(
+        cls,
         tensor: Tensor,
         counts: NDArray[np.int64],
         word: str,
         symbols: Callable[[NDArray[np.unsignedinteger]], NDArray[np.integer]],
-    ) -> None:
-        self.counts = counts
-        self._tensor, self._word, self._symbols = tensor, word, symbols
-        self._n_rows = tensor.shape[0] if tensor.shape else 1
-        self._n_columns = tensor.n_elements // self._n_rows
+    ) -> SymbolSequence:
+        """One symbol for each element of a tensor; its first size is the number of rows.
+
+        Args:
+            tensor: with one element or more.
+            counts: as above.
+            word: numpy's code of an element as an unsigned integer.
+            symbols: maps elements, of any shape, to symbols.
+        """
+        n_rows = tensor.shape[0] if tensor.shape else 1
+        n_columns, row_bytes = tensor.n_elements // n_rows, tensor.n_bytes // n_rows
+
+        def blocks(height: int) -> Iterator[tuple[int, NDArray[np.integer]]]:
+            for start in range(0, n_rows, height):
+                raw = tensor.read(start * row_bytes, min(start + height, n_rows) * row_bytes)
+                yield start, symbols(raw.view(word).reshape(-1, n_columns))
+
+        return cls((n_rows, n_columns), counts, blocks)
+
+    def beside(self, labels: NDArray[np.uint8]) -> float:
+        """Length where the counts are kept apart by labels that the decoder has, ``sum_l KT(symbols with label l)``.
+
+        Args:
+            labels: of every symbol, in ``shape``.
+        """
+        alphabet = self.counts.size
+        counts = np.zeros((int(labels.max()) + 1) * alphabet, np.int64)
+        for start, symbols in self._blocks():
+            keys = labels[start : start + len(symbols)].astype(np.int64) * alphabet
+            keys += symbols
+            counts += np.bincount(keys.ravel(), minlength=counts.size)
+        return adaptive_bits(counts.reshape(-1, alphabet))
 
     def bits(self, context: Context) -> float:
         """Length of the symbols, and of the labels of the classes, in bits.
@@ -128,12 +174,17 @@ class SymbolSequence:
         return counts.reshape(len(pairs), -1, alphabet)
 
     def _blocks(self) -> Iterator[tuple[int, NDArray[np.integer]]]:
-        """The first row of each block, and the block's symbols, shape (rows, columns)."""
-        row_bytes = self._tensor.n_bytes // self._n_rows
         height = max(1, _BLOCK // self._n_columns, min(self.counts.size, 8 * _BLOCK // self._n_columns))
-        for start in range(0, self._n_rows, height):
-            raw = self._tensor.read(start * row_bytes, min(start + height, self._n_rows) * row_bytes)
-            yield start, self._symbols(raw.view(self._word).reshape(-1, self._n_columns))
+        return self._blocks_of(height)
+
+
+def _count(symbols: NDArray[np.integer], alphabet: int) -> NDArray[np.int64]:
+    """How often each symbol occurs: bincount widens what it counts, so it gets a block at a time."""
+    counts = np.zeros(alphabet, np.int64)
+    flat = symbols.reshape(-1)
+    for start in range(0, flat.size, _BLOCK):
+        counts += np.bincount(flat[start : start + _BLOCK], minlength=alphabet)
+    return counts
 
 
 def _labels(table: NDArray[np.int64], n_classes: int) -> NDArray[np.int64]:

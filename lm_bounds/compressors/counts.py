@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lm_bounds.compressors.classes import Context, SymbolSequence
+from lm_bounds.compressors.dequantised import Quantised, find_quantised
+from lm_bounds.compressors.words import FLOAT_LAYOUTS, WORDS
 from lm_bounds.weights.protocol import DTYPE_BYTES, Tensor
 
-#: numpy's code of the unsigned, little-endian integer of so many bytes.
-WORDS = {1: "u1", 2: "<u2", 4: "<u4", 8: "<u8"}
 #: A codebook has at most so many values.
 CODEBOOK_VALUES = 4096
 
@@ -23,27 +23,6 @@ _BYTE_BITS = 8
 _UPPER_BITS = 16
 # Elements counted at a time: bincount widens each to 8 bytes, and these still fit the processor's cache.
 _PIECE = 1 << 16
-
-
-@dataclass(frozen=True)
-class FloatLayout:
-    """Where the parts of a floating-point number lie: sign, exponent, mantissa, from the top.
-
-    Args:
-        exponent_bits: width of the exponent.
-        mantissa_bits: width of the mantissa.
-    """
-
-    exponent_bits: int
-    mantissa_bits: int
-
-
-#: Dtypes that are coded by sign, exponent and mantissa; every other one goes by the bytes of its elements.
-FLOAT_LAYOUTS = {
-    "F32": FloatLayout(8, 23),
-    "F16": FloatLayout(5, 10),
-    "BF16": FloatLayout(8, 7),
-}
 
 
 @dataclass(frozen=True)
@@ -139,7 +118,7 @@ class Counted:
             exponents -= lowest
             return exponents
 
-        return SymbolSequence(self.tensor, counts.sum(axis=(0, 2)), WORDS[self.width], symbols)
+        return SymbolSequence.of_elements(self.tensor, counts.sum(axis=(0, 2)), WORDS[self.width], symbols)
 
     @cached_property
     def codebook(self) -> Codebook | None:
@@ -170,7 +149,31 @@ class Counted:
         if self.width <= 2:
             table[values] = np.arange(values.size, dtype=table.dtype)
         symbols = looked_up if self.width <= 2 else searched
-        return SymbolSequence(self.tensor, codebook.counts, WORDS[self.width], symbols)
+        return SymbolSequence.of_elements(self.tensor, codebook.counts, WORDS[self.width], symbols)
+
+    @cached_property
+    def packed(self) -> SymbolSequence | None:
+        """The codes that the elements hold, where the layout of the checkpoint says how."""
+        packing = self.tensor.packing
+        if packing is None:
+            return None
+        try:
+            codes = packing.unpack(self.tensor.data())
+        except ValueError:  # bits beside the codes are not zero: the codes alone would not give the tensor back
+            return None
+        return SymbolSequence.of_matrix(codes, 1 << packing.n_bits)
+
+    @cached_property
+    def quantised(self) -> Quantised | None:
+        """Levels and scales from which the elements were made, where they were."""
+        return find_quantised(self.tensor)
+
+    @cached_property
+    def levels(self) -> SymbolSequence:
+        """The levels of ``quantised``, counted from the smallest one."""
+        assert self.quantised is not None
+        levels = self.quantised.levels
+        return SymbolSequence.of_matrix(levels - levels.min(), int(levels.max()) - int(levels.min()) + 1)
 
     def codes_bits(self, context: Context) -> float:
         """Length of the positions in the codebook, infinite without one."""

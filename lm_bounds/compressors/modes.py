@@ -89,6 +89,15 @@ class Planes:
 
 
 @dataclass(frozen=True)
+class ByDtype:
+    """``Split`` with three leading mantissa bits for the dtypes that it codes, ``Planes`` for every other one."""
+
+    def bits(self, counted: Counted) -> float:
+        """Length in bits of the one that codes the dtype."""
+        return min(Split(3).bits(counted), Planes().bits(counted))
+
+
+@dataclass(frozen=True)
 class FewValues:
     """A codebook of the distinct bit patterns, and for each element its position there.
 

@@ -58,6 +58,7 @@ class Tensor:
         load: returns the bytes from ``start`` to ``stop`` of the elements in row-major, little-endian order, as flat
             uint8; called at every use, so that no more than a piece of one tensor need be in memory.
         packing: how the elements hold small integers, where the layout of the checkpoint says so.
+        expected: the bytes that a decoder would make from the configuration and other tensors, where there is a rule.
 
     Raises:
         WeightsError: the dtype is not supported, or a size is negative.
@@ -68,6 +69,7 @@ class Tensor:
     shape: tuple[int, ...]
     load: Load = field(repr=False, compare=False)
     packing: Packing | None = field(default=None, repr=False, compare=False)
+    expected: Callable[[], NDArray[np.uint8]] | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.dtype not in DTYPE_BYTES:

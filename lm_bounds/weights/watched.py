@@ -57,6 +57,7 @@ def watched(weights: Weights, on_bytes: Callable[[int], None]) -> Weights:
             tensor.shape,
             tensor.load,
             tensor.packing,
+            tensor.expected,
             original=tensor,
             on_bytes=on_bytes,
         )

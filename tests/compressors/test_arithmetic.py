@@ -32,9 +32,9 @@ def test_order_of_the_elements_does_not_matter(tensor, values: list[float], shuf
 
 def test_no_tensor_costs_more_than_its_bytes_and_the_mode(mixed: Weights) -> None:
     for tensor in mixed.tensors:
-        assert tensor_bits(tensor) <= 8 * tensor.n_bytes + 1
+        assert tensor_bits(tensor) <= 8 * tensor.n_bytes + 2
     empty = next(tensor for tensor in mixed.tensors if tensor.name == "empty")
-    assert tensor_bits(empty) == 1
+    assert tensor_bits(empty) == 2
 
 
 def test_normal_weights_reach_their_entropy(tensor) -> None:
@@ -63,7 +63,7 @@ def test_chunks_add_up(tensor, monkeypatch: pytest.MonkeyPatch) -> None:
     assert [tensor_bits(example) for example in examples] == whole
 
 
-@pytest.mark.parametrize(("name", "bits"), [("structured", 1_441_979), ("random", 160_735)])
+@pytest.mark.parametrize(("name", "bits"), [("structured", 1_442_017), ("random", 160_755)])
 def test_sizes_of_the_built_in_models_stay_what_they_are(name: str, bits: int) -> None:
     tensors = read_checkpoint(built_in_model(name).path).tensors
     assert sum(math.ceil(tensor_bits(tensor)) for tensor in tensors) == bits

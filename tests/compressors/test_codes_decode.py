@@ -16,10 +16,31 @@ from hypothesis import strategies as st
 from lm_bounds.codelength import total_bits
 from lm_bounds.compressors import Arithmetic, Best
 from lm_bounds.compressors.classes import N_CLASSES, Context
-from lm_bounds.compressors.counts import FLOAT_LAYOUTS, WORDS, Counted
-from lm_bounds.compressors.modes import FewValues, Mode, Planes, Raw, Split, shortest
+from lm_bounds.compressors.counts import Counted
+from lm_bounds.compressors.dequantised import (
+    GROUPS,
+    LARGEST_LEVEL,
+    SCALE_DTYPES,
+    Quantised,
+    dequantise,
+    find_quantised,
+    to_floats,
+)
+from lm_bounds.compressors.modes import ByDtype, FewValues, Mode, Planes, Raw, Split, shortest
+from lm_bounds.compressors.packed import (
+    LEVEL_BITS,
+    SCALE_MODE_BITS,
+    SCALE_MODES,
+    Codes,
+    CodesBeside,
+    Dequantised,
+    Rebuilt,
+)
+from lm_bounds.compressors.repeated_rows import RepeatedRows, new_rows, row_origins
 from lm_bounds.compressors.tensorwise import TensorCompressor
+from lm_bounds.compressors.words import FLOAT_LAYOUTS, WORDS
 from lm_bounds.weights import Tensor, Weights
+from lm_bounds.weights.packing import Side
 from lm_bounds.weights.protocol import DTYPE_BYTES
 
 every_compressor = pytest.mark.parametrize("compressor", [Arithmetic(), Best()], ids=lambda each: each.name)
@@ -209,18 +230,128 @@ def code_planes(coder: Encoder | Decoder, width: int, n: int, raw: bytes | None)
     return bytes(decoded)
 
 
+class Nibbles:
+    """Two codes of four bits a byte, the low one first, and labels for groups of columns."""
+
+    n_bits = 4
+    sources = ("zeros", "scales")
+
+    def __init__(self, shape: tuple[int, int], labels: dict[Side, np.ndarray]) -> None:
+        self.shape, self._labels = shape, labels
+
+    def unpack(self, raw: np.ndarray) -> np.ndarray:
+        return np.stack([raw & 15, raw >> 4], axis=1).reshape(self.shape)
+
+    def pack(self, codes: np.ndarray) -> np.ndarray:
+        pairs = codes.reshape(-1, 2)
+        return (pairs[:, 0] | pairs[:, 1] << 4).astype(np.uint8)
+
+    def labels(self, side: Side) -> np.ndarray | None:
+        return self._labels.get(side)
+
+
+def code_packed(
+    coder: Encoder | Decoder, mode: Codes | CodesBeside, packing: Nibbles, raw: bytes | None, labels: Labels | None
+) -> bytes:
+    """The codes of four bits, in classes, or in those of the labels that the decoder has."""
+    codes = None if raw is None else packing.unpack(np.frombuffer(raw, np.uint8)).reshape(-1).tolist()
+    n = math.prod(packing.shape)
+    beside = packing.labels(mode.side) if isinstance(mode, CodesBeside) else None
+    if isinstance(mode, Codes) or beside is None:
+        context = mode.context if isinstance(mode, Codes) else Context.NONE
+        model = InClasses(coder, context, packing.shape, (0, 15), labels)
+        decoded = [model.code(k, None if codes is None else codes[k]) for k in range(n)]
+    else:
+        models: dict[int, Adaptive] = {}
+        decoded = [
+            models.setdefault(int(label), Adaptive(0, 15)).code(coder, None if codes is None else codes[k])
+            for k, label in enumerate(beside.reshape(-1))
+        ]
+    return packing.pack(np.array(decoded, np.uint8)).tobytes()
+
+
+def code_levels(
+    coder: Encoder | Decoder,
+    mode: Dequantised,
+    dtype: str,
+    shape: tuple[int, ...],
+    found: Quantised | None,
+    labels: Labels | None,
+) -> bytes:
+    """Scales as a tensor, and levels."""
+    n_columns = math.prod(shape[1:])
+    size = None if found is None else (0 if found.group == n_columns else found.group)
+    group = GROUPS[plain(coder, 3, None if size is None else GROUPS.index(size))] or n_columns
+    is_normal_float = bool(plain(coder, 1, None if found is None else int(found.is_normal_float)))
+    number = None if found is None else SCALE_DTYPES.index(found.scale_dtype)
+    scale_dtype = SCALE_DTYPES[plain(coder, 2, number)]
+    chosen = None if found is None else shortest(found.scales, SCALE_MODES)[0]
+    scale_mode = SCALE_MODES[plain(coder, SCALE_MODE_BITS, chosen)]
+    n_groups = math.prod(shape) // group
+    raw_scales = None if found is None else found.scales.data().tobytes()
+    scales = np.frombuffer(
+        code_mode(coder, scale_mode, scale_dtype, (n_groups,), raw_scales), WORDS[DTYPE_BYTES[scale_dtype]]
+    )
+    values = None if found is None else found.levels.reshape(-1).tolist()
+    lowest = plain(coder, LEVEL_BITS, None if values is None else min(values) + LARGEST_LEVEL) - LARGEST_LEVEL
+    highest = plain(coder, LEVEL_BITS, None if values is None else max(values) + LARGEST_LEVEL) - LARGEST_LEVEL
+    model = InClasses(coder, mode.context, (shape[0], n_columns), (lowest, highest), labels)
+    levels = [model.code(k, None if values is None else values[k]) for k in range(math.prod(shape))]
+    table = np.array(levels, np.int16).reshape(n_groups, group)
+    words = dequantise(to_floats(scales, scale_dtype), table, dtype, is_normal_float)
+    return words.astype(WORDS[DTYPE_BYTES[dtype]]).tobytes()
+
+
+def code_rows(
+    coder: Encoder | Decoder, mode: RepeatedRows, dtype: str, shape: tuple[int, ...], tensor: Tensor | None
+) -> bytes:
+    """Which rows are new, what the others repeat, and the tensor of the new ones."""
+    origins = None if tensor is None else row_origins(tensor)
+    fresh = Adaptive(0, 1)
+    is_new = [bool(fresh.code(coder, None if origins is None else int(origins[k] == k))) for k in range(shape[0])]
+    found: list[int] = []
+    pointed: dict[int, int] = {}
+    for row, new in enumerate(is_new):
+        if new:
+            found.append(row)
+        else:
+            position = None if origins is None else found.index(int(origins[row]))
+            pointed[row] = coder.symbol((1,) * len(found), position)
+    inner = None if tensor is None or origins is None else new_rows(tensor, origins)
+    number = plain(coder, mode.mode_bits, None if inner is None else shortest(inner, mode.modes)[0])
+    content = code_mode(coder, mode.modes[number], dtype, (len(found), *shape[1:]), inner)
+    row_bytes = len(content) // len(found)
+    kept = {row: content[k * row_bytes : (k + 1) * row_bytes] for k, row in enumerate(found)}
+    return b"".join(kept[row] if new else kept[found[pointed[row]]] for row, new in enumerate(is_new))
+
+
 def code_mode(
     coder: Encoder | Decoder,
     mode: Mode,
     dtype: str,
     shape: tuple[int, ...],
-    raw: bytes | None = None,
-    labels: Labels | None = None,
+    given: Tensor | bytes | None = None,
+    packing: Nibbles | None = None,
+    expected: bytes = b"",
 ) -> bytes:
-    """One tensor in one mode."""
+    """One tensor in one mode; the encoder has it, or its bytes."""
+    tensor = Tensor.of_bytes("", dtype, shape, np.frombuffer(given, np.uint8)) if isinstance(given, bytes) else given
+    raw = None if tensor is None else tensor.data().tobytes()
+    labels = None if tensor is None else chosen_labels(tensor, mode)
     n, width = math.prod(shape), DTYPE_BYTES[dtype]
     word = WORDS[width]
     words = None if raw is None else np.frombuffer(raw, word).tolist()
+    if isinstance(mode, Rebuilt):
+        return expected
+    if isinstance(mode, (Codes, CodesBeside)):
+        assert packing is not None
+        return code_packed(coder, mode, packing, raw, labels)
+    if isinstance(mode, Dequantised):
+        return code_levels(coder, mode, dtype, shape, None if tensor is None else find_quantised(tensor), labels)
+    if isinstance(mode, RepeatedRows):
+        return code_rows(coder, mode, dtype, shape, tensor)
+    if isinstance(mode, ByDtype):
+        mode = Split(3) if dtype in FLOAT_LAYOUTS else Planes()
     if isinstance(mode, Raw):
         return bytes(plain(coder, 8, None if raw is None else raw[k]) for k in range(n * width))
     if isinstance(mode, Planes):
@@ -236,23 +367,25 @@ def chosen_labels(tensor: Tensor, mode: Mode) -> Labels | None:
     if getattr(mode, "context", Context.NONE) is Context.NONE:
         return None
     counted = Counted(tensor)
-    symbols = counted.exponents if isinstance(mode, Split) else counted.codes
+    if isinstance(mode, Split):
+        symbols = counted.exponents
+    elif isinstance(mode, Dequantised):
+        symbols = counted.levels
+    else:
+        symbols = counted.packed if isinstance(mode, Codes) else counted.codes
     assert symbols is not None
     return symbols.labels(mode.context)
 
 
 def encode_tensor(coder: Encoder, compressor: TensorCompressor, tensor: Tensor) -> None:
-    """The mode's number, where the modes of ``arithmetic`` that fit different dtypes share one, and the tensor."""
+    """The mode's number and the tensor."""
     number, _ = shortest(tensor, compressor.modes)
-    plain(coder, compressor.mode_bits, min(number, 2**compressor.mode_bits - 1))
-    mode = compressor.modes[number]
-    code_mode(coder, mode, tensor.dtype, tensor.shape, tensor.data().tobytes(), chosen_labels(tensor, mode))
+    plain(coder, compressor.mode_bits, number)
+    code_mode(coder, compressor.modes[number], tensor.dtype, tensor.shape, tensor)
 
 
 def decode_tensor(coder: Decoder, compressor: TensorCompressor, dtype: str, shape: tuple[int, ...]) -> bytes:
     number = plain(coder, compressor.mode_bits, None)
-    if isinstance(compressor, Arithmetic) and number and dtype not in FLOAT_LAYOUTS:
-        number = 2
     return code_mode(coder, compressor.modes[number], dtype, shape)
 
 
@@ -303,13 +436,16 @@ def check_every_mode(tensor: Tensor) -> list[Mode]:
     """Codes a tensor in each mode that can, decodes it, and compares the length; returns these modes."""
     counted = Counted(tensor)
     raw = tensor.data().tobytes()
-    able = [mode for mode in Best.modes if mode.bits(counted) < math.inf]
+    packing = tensor.packing
+    assert packing is None or isinstance(packing, Nibbles)
+    expected = b"" if tensor.expected is None else tensor.expected().tobytes()
+    able = [mode for mode in (*Best.modes, *Arithmetic.modes) if mode.bits(counted) < math.inf]
     for mode in able:
         encoder = Encoder()
-        code_mode(encoder, mode, tensor.dtype, tensor.shape, raw, chosen_labels(tensor, mode))
+        code_mode(encoder, mode, tensor.dtype, tensor.shape, tensor, packing, expected)
         stream = encoder.finish()
         decoder = Decoder(stream + "1011")  # whatever follows must not matter
-        assert code_mode(decoder, mode, tensor.dtype, tensor.shape) == raw, mode
+        assert code_mode(decoder, mode, tensor.dtype, tensor.shape, None, packing, expected) == raw, mode
         bits = mode.bits(counted)
         assert bits == pytest.approx(encoder.information_bits, abs=1e-6), mode
         assert bits >= encoder.information_bits - 1e-9, mode
@@ -328,6 +464,40 @@ def test_closed_form_is_the_length_of_a_code_that_decodes(dtype: str, tensor) ->
     assert {FewValues(context) for context in Context} <= set(able)
     split = {mode for mode in Best.modes if isinstance(mode, Split)}
     assert set(able) & {*split, Planes()} == (split if dtype in FLOAT_LAYOUTS else {Planes()})
+    assert ByDtype() in able
+
+
+def test_codes_of_a_quantised_layout_decode() -> None:
+    rng = np.random.default_rng(5)
+    zeros = rng.integers(0, 3, (4, 3))
+    codes = np.clip(rng.normal(5 + 2 * zeros.repeat(4, axis=1), 1.5).round(), 0, 15).astype(np.uint8)
+    labels = {Side.ZERO_POINT: zeros.repeat(4, axis=1).astype(np.uint8), Side.SCALE: (codes % 2).astype(np.uint8)}
+    for known in (labels, {}):
+        packing = Nibbles(codes.shape, known)
+        raw = packing.pack(codes)
+        tensor = Tensor("w", "U8", (4, 6), lambda start, stop, raw=raw: raw[start:stop], packing, lambda raw=raw: raw)
+        able = set(check_every_mode(tensor))
+        assert able >= {*(Codes(context) for context in Context), *(CodesBeside(side) for side in Side), Rebuilt()}
+    other = Tensor("w", "U8", (4, 6), tensor.load, None, lambda: raw ^ 1)
+    assert not {Codes(), Rebuilt()} & set(check_every_mode(other))
+
+
+@pytest.mark.parametrize("dtype", ["F32", "F16", "BF16"])
+def test_dequantised_tensors_decode(dtype: str, tensor) -> None:
+    rng = np.random.default_rng(6)
+    scales = np.float32(rng.uniform(0.001, 0.02, (6, 2, 1))).astype(np.float16).astype(np.float32)
+    codes = rng.integers(-7, 8, (6, 2, 32)).astype(np.float32)
+    able = check_every_mode(tensor("w", (scales * codes).reshape(6, 64), dtype))
+    assert {Dequantised(context) for context in Context} <= set(able)
+
+
+@pytest.mark.parametrize("dtype", ["F32", "I16", "U8"])
+def test_repeated_rows_decode(dtype: str, tensor) -> None:
+    rng = np.random.default_rng(7)
+    rows = rng.integers(0, 100, (5, 4, 8))
+    able = check_every_mode(tensor("w", rows[[0, 1, 0, 2, 2, 3, 1, 0, 4]], dtype))
+    assert any(isinstance(mode, RepeatedRows) for mode in able)
+    assert not any(isinstance(mode, RepeatedRows) for mode in check_every_mode(tensor("w", rows, dtype)))
 
 
 @settings(max_examples=30, deadline=None)
