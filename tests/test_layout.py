@@ -46,7 +46,7 @@ LIBRARIES = {
     "processes": {"torch"},
     "corpora": {"tokenizers", "tqdm", "transformers", "yaml"},
     "weights": {"accelerate", "torch", "transformers"},
-    "compressors": {"brotli", "zstandard"},
+    "compressors": {"brotli", "torch", "zstandard"},
     "scoring": {"torch"},
     "tasks": {"lm_eval", "tqdm", "transformers", "yaml"},
     "cli": {"click", "tqdm"},

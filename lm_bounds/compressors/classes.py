@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lm_bounds.codelength.adaptive import adaptive_bits
+from lm_bounds.compressors.histogram import histogram
 from lm_bounds.weights.protocol import Tensor
 
 N_CLASSES = 8
@@ -107,7 +108,7 @@ class SymbolSequence:
         for start, symbols in self._blocks():
             keys = labels[start : start + len(symbols)].astype(np.int64) * alphabet
             keys += symbols
-            counts += np.bincount(keys.ravel(), minlength=counts.size)
+            counts += histogram(keys, counts.size)
         return adaptive_bits(counts.reshape(-1, alphabet))
 
     def bits(self, context: Context) -> float:
@@ -142,9 +143,9 @@ class SymbolSequence:
         of_column = np.arange(self._n_columns) * alphabet
         for start, symbols in self._blocks():
             of_row = np.arange(len(symbols))[:, None] * alphabet
-            table = np.bincount((of_row + symbols).ravel(), minlength=len(symbols) * alphabet)
+            table = histogram(of_row + symbols, len(symbols) * alphabet)
             by_row[start : start + len(symbols)] = table.reshape(-1, alphabet)
-            by_column += np.bincount((of_column + symbols).ravel(), minlength=by_column.size)
+            by_column += histogram(of_column + symbols, by_column.size)
         return by_row, by_column.reshape(-1, alphabet)
 
     @cached_property
@@ -170,7 +171,7 @@ class SymbolSequence:
             for number, (rows, columns) in enumerate(pairs):
                 of_row = rows[start : start + len(symbols), None] * (N_CLASSES * alphabet)
                 keys = of_row + columns * alphabet + symbols
-                counts[number] += np.bincount(keys.ravel(), minlength=counts.shape[1])
+                counts[number] += histogram(keys, counts.shape[1])
         return counts.reshape(len(pairs), -1, alphabet)
 
     def _blocks(self) -> Iterator[tuple[int, NDArray[np.integer]]]:
@@ -179,11 +180,11 @@ class SymbolSequence:
 
 
 def _count(symbols: NDArray[np.integer], alphabet: int) -> NDArray[np.int64]:
-    """How often each symbol occurs: bincount widens what it counts, so it gets a block at a time."""
+    """How often each symbol occurs; symbols are widened while they are counted, so that they come a block at a time."""
     counts = np.zeros(alphabet, np.int64)
     flat = symbols.reshape(-1)
     for start in range(0, flat.size, _BLOCK):
-        counts += np.bincount(flat[start : start + _BLOCK], minlength=alphabet)
+        counts += histogram(flat[start : start + _BLOCK], alphabet)
     return counts
 
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from lm_bounds.compressors.classes import Context, SymbolSequence
 from lm_bounds.compressors.dequantised import Quantised, find_quantised
+from lm_bounds.compressors.histogram import histogram
 from lm_bounds.compressors.words import FLOAT_LAYOUTS, WORDS
 from lm_bounds.weights.protocol import DTYPE_BYTES, Tensor
 
@@ -21,8 +22,8 @@ CODEBOOK_VALUES = 4096
 _BYTE_BITS = 8
 # The upper bits of an element that are counted together: a table of 65,536 counts still fits the processor's cache.
 _UPPER_BITS = 16
-# Elements counted at a time: bincount widens each to 8 bytes, and these still fit the processor's cache.
-_PIECE = 1 << 16
+# Elements counted at a time: they are widened while they are counted, and every piece has a table of its own.
+_PIECE = 1 << 19
 
 
 @dataclass(frozen=True)
@@ -60,9 +61,9 @@ class Counted:
         for words in self._pieces():
             if upper_bits < width_bits:
                 union |= int(np.bitwise_or.reduce(words))
-                counts += np.bincount(words >> (width_bits - upper_bits), minlength=counts.size)
+                counts += histogram(words >> (width_bits - upper_bits), counts.size)
             else:
-                counts += np.bincount(words, minlength=counts.size)
+                counts += histogram(words, counts.size)
         if upper_bits == width_bits:
             union = int(np.bitwise_or.reduce(np.flatnonzero(counts)))
         return counts, union
@@ -90,7 +91,7 @@ class Counted:
         for words in self._pieces():
             chunk = words.view(np.uint8)
             for plane in range(self.width):
-                counts[plane] += np.bincount(chunk[plane :: self.width], minlength=256)
+                counts[plane] += histogram(chunk[plane :: self.width], 256)
         return counts
 
     @cached_property
@@ -194,7 +195,7 @@ class Counted:
                 gaps = np.searchsorted(values, fresh)
                 values, counts = np.insert(values, gaps, fresh), np.insert(counts, gaps, 0)
                 position = np.searchsorted(values, words)
-            counts += np.bincount(position, minlength=values.size)
+            counts += histogram(position, values.size)
         return Codebook(values, counts)
 
     def _pieces(self) -> Iterator[NDArray[np.unsignedinteger]]:

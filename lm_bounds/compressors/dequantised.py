@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lm_bounds.codelength.adaptive import adaptive_bits
+from lm_bounds.compressors.histogram import histogram
 from lm_bounds.compressors.words import FLOAT_LAYOUTS, WORDS
 from lm_bounds.weights.protocol import DTYPE_BYTES, Tensor
 
@@ -138,7 +139,7 @@ def find_quantised(tensor: Tensor) -> Quantised | None:
 def _cost(found: Quantised) -> float:
     """Bits of the levels under one adaptive code, and of the scales as they are."""
     lowest = int(found.levels.min())
-    counts = np.bincount(found.levels.reshape(-1) - lowest)
+    counts = histogram(found.levels - lowest, int(found.levels.max()) - lowest + 1)
     return adaptive_bits(counts) + 8 * found.scales.n_bytes
 
 

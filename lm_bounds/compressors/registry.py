@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import EntryPoint, entry_points
+from threading import Lock
 from types import MappingProxyType
 
 from lm_bounds.codelength.ledger import CodeLength, total_bits
@@ -126,12 +127,13 @@ def measure_each(
 @contextmanager
 def _progress(weights: Weights, activity: str, on_bytes: OnBytes) -> Iterator[Weights]:
     """The weights, watched; at the end what was read in another way counts as used up too."""
-    n_left = weights.stored_bytes
+    n_left, lock = weights.stored_bytes, Lock()
 
     def report(n_bytes: int) -> None:
         nonlocal n_left
-        n_left -= n_bytes
-        on_bytes(activity, n_bytes)
+        with lock:  # threads report
+            n_left -= n_bytes
+            on_bytes(activity, n_bytes)
 
     on_bytes(activity, 0)
     yield watched(weights, report)

@@ -9,7 +9,9 @@ from typing import ClassVar
 
 from lm_bounds.codelength.integers import elias_delta_bits
 from lm_bounds.codelength.ledger import LedgerItem
+from lm_bounds.compressors.histogram import use_torch
 from lm_bounds.compressors.modes import Mode, shortest
+from lm_bounds.weights.parallel import in_parallel
 from lm_bounds.weights.protocol import Tensor, Weights
 
 _ZLIB_LEVEL = 9
@@ -42,10 +44,15 @@ class TensorCompressor:
 
     def ledger(self, weights: Weights) -> tuple[LedgerItem, ...]:
         """``config.json``, ``schema``, one item per tensor under the tensor's name, ``coder termination``."""
+        use_torch(weights.stored_bytes)
+        lengths = in_parallel(self.tensor_bits, weights.tensors)
         return (
             LedgerItem("config.json", _deflated_bits(weights.config)),
             LedgerItem("schema", _deflated_bits(schema(weights))),
-            *(LedgerItem(tensor.name, float(math.ceil(self.tensor_bits(tensor)))) for tensor in weights.tensors),
+            *(
+                LedgerItem(tensor.name, float(math.ceil(bits)))
+                for tensor, bits in zip(weights.tensors, lengths, strict=True)
+            ),
             LedgerItem("coder termination", _TERMINATION_BITS),
         )
 

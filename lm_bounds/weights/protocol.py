@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from lm_bounds.errors import WeightsError
 from lm_bounds.weights.packing import Packing
+from lm_bounds.weights.parallel import in_parallel
 
 #: Bytes of one element of each safetensors dtype whose elements are whole bytes.
 DTYPE_BYTES = {
@@ -169,6 +170,7 @@ class Weights:
         and SHA-256 of each tensor in order of name, then the aliases, then the configuration.
         """
         digest = hashlib.sha256()
+        in_parallel(lambda tensor: tensor.digest, self.tensors)
         for tensor in self.tensors:
             digest.update(_delimited([tensor.name, tensor.dtype, list(tensor.shape), tensor.digest.hex()]))
         digest.update(_delimited({"aliases": [list(alias) for alias in self.aliases]}))
@@ -195,6 +197,7 @@ def distinct(tensors: Iterable[Tensor]) -> tuple[tuple[Tensor, ...], tuple[tuple
     alike: dict[tuple[str, tuple[int, ...]], int] = defaultdict(int)
     for tensor in ordered:
         alike[tensor.dtype, tensor.shape] += 1
+    in_parallel(lambda tensor: tensor.digest, [each for each in ordered if alike[each.dtype, each.shape] > 1])
     kept: list[Tensor] = []
     aliases: list[tuple[str, str]] = []
     first: dict[tuple[str, tuple[int, ...], bytes], str] = {}

@@ -485,16 +485,16 @@ def test_codes_of_a_quantised_layout_decode() -> None:
 @pytest.mark.parametrize("dtype", ["F32", "F16", "BF16"])
 def test_dequantised_tensors_decode(dtype: str, tensor) -> None:
     rng = np.random.default_rng(6)
-    scales = np.float32(rng.uniform(0.001, 0.02, (6, 2, 1))).astype(np.float16).astype(np.float32)
-    codes = rng.integers(-7, 8, (6, 2, 32)).astype(np.float32)
-    able = check_every_mode(tensor("w", (scales * codes).reshape(6, 64), dtype))
+    scales = np.float32(rng.uniform(0.001, 0.02, (3, 2, 1))).astype(np.float16).astype(np.float32)
+    codes = rng.integers(-3, 4, (3, 2, 32)).astype(np.float32)
+    able = check_every_mode(tensor("w", (scales * codes).reshape(3, 64), dtype))
     assert {Dequantised(context) for context in Context} <= set(able)
 
 
 @pytest.mark.parametrize("dtype", ["F32", "I16", "U8"])
 def test_repeated_rows_decode(dtype: str, tensor) -> None:
     rng = np.random.default_rng(7)
-    rows = rng.integers(0, 100, (5, 4, 8))
+    rows = rng.integers(0, 9, (5, 8))
     able = check_every_mode(tensor("w", rows[[0, 1, 0, 2, 2, 3, 1, 0, 4]], dtype))
     assert any(isinstance(mode, RepeatedRows) for mode in able)
     assert not any(isinstance(mode, RepeatedRows) for mode in check_every_mode(tensor("w", rows, dtype)))
