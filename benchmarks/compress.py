@@ -1,11 +1,16 @@
 """Speed and size of every compressor against zlib level 9, zstd level 3, xz, ZipNN and OpenZL, on the same weights.
 
     python benchmarks/compress.py [--quick] [--json]
+    python benchmarks/compress.py --large GIGABYTES [--json]
 
 The weights are drawn: bf16 tensors, each normal with a scale of its own and a few rows of outliers, and the codes that
 4, 3 and 2 bits leave of them, one byte each. All compressors of a row set see the same file in the same run, one thread
 each. ZipNN and OpenZL are measured where they can be imported; zlib is measured on the safetensors file in one call, as
 `gzip -9` would compress it.
+
+With --large a bf16 checkpoint of so many gigabytes is written to the temporary folder, an embedding of a quarter of it
+among its tensors, and `lm-bounds compress` measures it from there in a process of its own, whose time and peak of
+memory are printed.
 """
 
 from __future__ import annotations
@@ -13,9 +18,13 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
+import subprocess
+import sys
+import tempfile
 import time
 import zlib
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import zstandard
@@ -26,6 +35,14 @@ from lm_bounds.errors import UsageError
 from lm_bounds.weights import Tensor, Weights, serialise
 
 OUTLIERS = 8.0
+_MEASURED_COMMAND = """
+import json, resource, sys, time
+from lm_bounds.cli import cli
+started = time.perf_counter()
+cli(["compress", sys.argv[1], "--compressor", sys.argv[2]], standalone_mode=False)
+peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+print(json.dumps({"seconds": round(time.perf_counter() - started, 2), "peak_mb": round(peak)}))
+"""
 CODE_STEPS = {4: 0.4, 3: 0.8, 2: 1.4}  # width of a step in standard deviations of the tensor
 
 
@@ -118,12 +135,43 @@ def measured(weights: Weights) -> dict[str, dict[str, float]]:
     return rows
 
 
+def large(gigabytes: float) -> dict[str, dict[str, float]]:
+    """Seconds and peak memory in MB of the commands, for a checkpoint on disk, under the compressors' names."""
+    columns = 4096
+    n_rows = int(gigabytes * 1e9 / 2 / columns)
+    shapes = {"embed": n_rows // 4, **{f"layers.{k:03}": 8192 for k in range(n_rows * 3 // 4 // 8192)}}
+    rng = np.random.default_rng(0)
+    block = rng.normal(0, 0.02, (512, columns)).astype(np.float32)
+    tensors = []
+    for number, (name, rows) in enumerate(shapes.items()):
+        scaled = (block * (1 + number / 100)).view("<u4") >> 16
+        flat = np.resize(scaled.astype("<u2"), rows * columns).view(np.uint8)
+        tensors.append(Tensor.of_bytes(name, "BF16", (rows, columns), flat))
+    found = {}
+    with tempfile.TemporaryDirectory() as folder:
+        with (Path(folder) / "model.safetensors").open("wb") as file:
+            file.writelines(serialise(Weights("large", tuple(tensors))))
+        del tensors
+        for name in ("arithmetic", "best"):
+            command = [sys.executable, "-c", _MEASURED_COMMAND, folder, name]
+            row = json.loads(
+                subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1]
+            )
+            found[name] = row
+    return found
+
+
 def main() -> None:
     """Prints one row for each compressor and kind of weights."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="a sixteenth of the weights")
     parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("--large", type=float, metavar="GIGABYTES", help="time and memory for a checkpoint on disk")
     options = parser.parse_args()
+    if options.large:
+        rows = large(options.large)
+        print(json.dumps(rows, indent=2) if options.json else "\n".join(f"{name}: {row}" for name, row in rows.items()))
+        return
     report: dict[str, dict[str, dict[str, float]]] = {}
     for kind, weights in examples(8, 512 if options.quick else 2048).items():
         rows = report[kind] = measured(weights)

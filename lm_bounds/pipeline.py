@@ -24,15 +24,16 @@ from lm_bounds.bounds import Method, Pilot, check_method, choose_method, top_k
 from lm_bounds.bounds.statistics import IntArray
 from lm_bounds.certificates.evidence import CorpusFacts, ModelFacts, Observations, Plan, settings_charges
 from lm_bounds.codelength import CodeLength
-from lm_bounds.compressors import get_compressor, measure
+from lm_bounds.complexity import check_size_settings, complexity
+from lm_bounds.compressors import measure
 from lm_bounds.corpora import Corpus, check_source, corpus_spec, open_corpus
-from lm_bounds.errors import UsageError, WeightsError
+from lm_bounds.errors import WeightsError
 from lm_bounds.home import certificate_root, check_writable, home
 from lm_bounds.models import IN_MEMORY, display_name
 from lm_bounds.passes import Progress, no_progress, sample_size, score_certifying, score_pilot, stream_windows
 from lm_bounds.processes import ONE_PROCESS, Processes, check_alike, from_leader, leader_first, together
 from lm_bounds.settings import Settings
-from lm_bounds.weights import check_unmeasured, read_checkpoint, read_module
+from lm_bounds.weights import check_unmeasured, read_module, read_source
 
 _CALIBRATION_WINDOWS = 64
 _OWN_FACTS = ("created", "model.device", "code.seconds")  # of a plan: those of each process of a run
@@ -42,27 +43,27 @@ def code_length(path: str | Path, compressor: str = "arithmetic") -> CodeLength:
     """The measured size of a checkpoint's weights in bits.
 
     Args:
-        path: directory of a checkpoint, or one .safetensors file.
+        path: directory of a checkpoint, one .safetensors file, a Hub id, ``BASE,peft=ADAPTER``, or the name of a model
+            that comes with the package.
         compressor: its name.
 
     Raises:
         WeightsError: when the weights cannot be read.
-        UsageError: for an unknown compressor.
+        UsageError: for an unknown compressor, or an argument of another form.
     """
-    return measure(read_checkpoint(path), compressor)
+    return measure(read_source(path), compressor)
 
 
 def check_settings(settings: Settings, corpus_id: str) -> None:
     """Refuses what can be known to be wrong before a model is loaded: names, and a corpus that is not there.
 
     Raises:
-        UsageError: for an unknown method, compressor or corpus, a missing corpus_path, or certificates that cannot be
-            written.
+        UsageError: for an unknown method, compressor or corpus, a missing corpus_path or artifact, or certificates that
+            cannot be written.
         CorpusError: for a path that does not exist.
     """
     spec = corpus_spec(corpus_id)
-    if not get_compressor(settings.compressor).exact:
-        raise UsageError(f"compressor {settings.compressor!r} estimates: use one whose size a decoder can read")
+    check_size_settings(settings)
     check_method(settings.method, settings.smoothing)
     check_source(spec, settings.corpus_path)
     check_writable(certificate_root(settings.certificates))
@@ -154,7 +155,7 @@ def _measured(lm: Any, corpus_id: str, settings: Settings) -> tuple[Any, CodeLen
     check_settings(settings, corpus_id)
     scorer = make_scorer(lm, settings.context)
     check_unmeasured(lm.model)
-    return scorer, measure(read_module(lm.model), settings.compressor)
+    return scorer, complexity(read_module(lm.model), settings)
 
 
 def opened_corpus(lm: Any, corpus_id: str, corpus_path: str | None, n_logits: int) -> Corpus:

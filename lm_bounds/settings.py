@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from lm_bounds.bounds import SMOOTHINGS, UPPER_BOUNDS
+from lm_bounds.codelength import ARTIFACT, DECLARED
 from lm_bounds.errors import UsageError, nearest
 
 PREFIX = "lm_bounds."
@@ -28,6 +29,12 @@ def _probability(name: str, value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0.0 < value < 1.0:
         raise UsageError(f"{name} must be a probability between 0 and 1 (both excluded), {value!r} was given")
     return float(value)
+
+
+def _bits(name: str, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 1 <= value < math.inf:
+        raise UsageError(f"{name} must be a number of bits of at least 1, {value!r} was given")
+    return float(math.ceil(value))
 
 
 def _truth(name: str, value: Any) -> bool:
@@ -70,6 +77,10 @@ class Settings:
         unit: what is observed of a draw: the whole ``window`` or the drawn ``token`` alone.
         upper: upper confidence bound of the sample: ``kl_inf``, ``hoeffding`` or ``bernstein``.
         compressor: name of a compressor.
+        code_bits: an upper bound on the size of the weights that the user declares, in bits, >= 1; None to measure.
+        given: a model whose weights were fixed before the corpus, in any form that ``lm-bounds compress`` takes: the
+            size is relative to it.
+        artifact: a file from which the model can be made, whose size counts in place of a measured one.
         draw_seed: seed of all draws, >= 0.
         shared_draws: G >= 1: the same draws for up to G models, paid in delta_2; 1: draws depend on the model.
         certificates: directory for certificates; None for LM_BOUNDS_HOME or the user's cache.
@@ -86,6 +97,9 @@ class Settings:
     unit: str = "window"
     upper: str = "kl_inf"
     compressor: str = "arithmetic"
+    given: str | None = None
+    code_bits: float | None = None
+    artifact: str | None = None
     draw_seed: int = 1234
     shared_draws: int = 1
     certificates: str | None = None
@@ -94,6 +108,13 @@ class Settings:
     def replacement(self) -> bool:
         """Whether a window can be drawn twice: only where the upper confidence bound is for independent draws."""
         return self.method == "paper" or self.upper != "kl_inf"
+
+    @property
+    def coder(self) -> str:
+        """What the size of the weights comes from: the compressor's name, ``artifact`` or ``declared``."""
+        if self.code_bits is not None:
+            return DECLARED
+        return self.compressor if self.artifact is None else ARTIFACT
 
     @property
     def n_pilot(self) -> int:
@@ -121,6 +142,9 @@ _PARSERS: dict[str, Callable[[str, Any], Any]] = {
     "unit": _one_of(*UNITS),
     "upper": _one_of(*UPPER_BOUNDS),
     "compressor": _text,
+    "given": _text,
+    "code_bits": _bits,
+    "artifact": _text,
     "draw_seed": _whole(0),
     "shared_draws": _whole(1),
     "certificates": _text,

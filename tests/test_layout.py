@@ -31,6 +31,7 @@ ROOMS = (
     "corpora",
     "weights",
     "compressors",
+    "complexity",
     "scoring",
     "certificates",
     "passes",
@@ -45,7 +46,7 @@ ROOMS = (
 LIBRARIES = {
     "processes": {"torch"},
     "corpora": {"tokenizers", "tqdm", "transformers", "yaml"},
-    "weights": {"accelerate", "torch", "transformers"},
+    "weights": {"accelerate", "huggingface_hub", "peft", "torch", "transformers"},
     "compressors": {"brotli", "torch", "zstandard"},
     "scoring": {"torch"},
     "tasks": {"lm_eval", "tqdm", "transformers", "yaml"},

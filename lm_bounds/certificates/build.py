@@ -92,7 +92,9 @@ def _metric_fields(plan: Plan, metric: str, bound: Bound) -> dict[str, Any]:
         "complexity": {
             "bits": plan.charged_bits(metric),
             "code_bits": plan.code.bits,
-            "source": "measured",
+            "source": plan.code.source,
+            **({} if plan.code.artifact_sha256 is None else {"artifact_sha256": plan.code.artifact_sha256}),
+            **({} if plan.code.prior is None else {"prior": asdict(plan.code.prior)}),
             "compressor": {
                 "name": plan.code.compressor,
                 "version": plan.code.version,

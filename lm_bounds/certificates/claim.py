@@ -7,6 +7,21 @@ from decimal import ROUND_CEILING, ROUND_FLOOR, Context, Decimal
 from typing import Any
 
 _UNITS = {"bpd": " bits per token"}
+# What is said of a size that was not measured.
+_SIZES = {
+    "declared": (
+        "The size of the weights is declared by the operator, {code_bits:,.0f} bits, and was not measured: the claim "
+        "holds if a code that was fixed before the corpus gives them no more. "
+    ),
+    "artifact": (
+        "The size of the weights is that of a file, {code_bits:,.0f} bits (sha256 {artifact_sha256:.12}), from which, "
+        "as the operator declares, a program that was fixed before the corpus makes them. "
+    ),
+}
+_RELATIVE = (
+    "The size of the weights is relative to those of {name} (weights {sha256:.12}): the claim holds if these were "
+    "fixed before the corpus was seen. "
+)
 _TRAINING = {
     "yes": "on which the model was trained",
     "no": "on which the model was not trained",
@@ -34,6 +49,9 @@ def claim_sentence(fields: Mapping[str, Any]) -> str:
     verdict = "This is vacuous: " if claim["vacuous"] else "For comparison, "
     family = " (all metrics of the corpus together)" if fields["settings"]["family_wise"] else ""
     shared = fields["settings"]["shared_draws"]
+    prior = fields["complexity"].get("prior")
+    relative = "" if prior is None else _RELATIVE.format(name=repr(prior["name"]), sha256=prior["sha256"])
+    size = relative + _SIZES.get(fields["complexity"]["source"], "").format(**fields["complexity"])
     runs = "this one run" if shared == 1 else f"up to {shared} runs, fixed before the first of them, on the same draws"
     return (
         f"With probability at least {_complement(fields['settings']['failure_prob'])}{family} over the corpus and the "
@@ -41,8 +59,8 @@ def claim_sentence(fields: Mapping[str, Any]) -> str:
         f"contexts of corpus {corpus['id']} ({count}{corpus['n_tokens']:,} tokens), each next token resampled given "
         f"all tokens before it, is at most {rounded_up(claim['bound'])}{_UNITS.get(claim['metric'], '')}. "
         f"{verdict}a uniform guess reaches {rounded_down(claim['vacuous_at'])}. The contexts are those of "
-        f"the corpus, {_TRAINING[corpus['is_training_data']]}; nothing is said of contexts that are not in it. Not "
-        "charged, as part of the reference machine: the tokenizer, and the code of the network and of the decoder."
+        f"the corpus, {_TRAINING[corpus['is_training_data']]}; nothing is said of contexts that are not in it. {size}"
+        "Not charged, as part of the reference machine: the tokenizer, and the code of the network and of the decoder."
     )
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from lm_bounds.bounds import Bound, Method, Problem, certify
 from lm_bounds.bounds.statistics import FloatArray, IntArray
-from lm_bounds.codelength import CodeLength, EvaluationSettings, LedgerItem, length_prefix, settings_ledger
+from lm_bounds.codelength import CodeLength, EvaluationSettings, LedgerItem, Prior, length_prefix, settings_ledger
 from lm_bounds.errors import UsageError
 from lm_bounds.sampling import stream_seed
 from lm_bounds.settings import Settings
@@ -92,7 +92,7 @@ def context_rule(prefix_token_id: int, context: int) -> str:
 
 def settings_charges(settings: Settings, model: ModelFacts) -> tuple[LedgerItem, ...]:
     """Bits of the settings of an evaluation, whichever they are."""
-    charged = EvaluationSettings(settings.compressor, model.context, model.default_prefix, model.vocab_size)
+    charged = EvaluationSettings(settings.coder, model.context, model.default_prefix, model.vocab_size)
     return settings_ledger(charged)
 
 
@@ -207,6 +207,7 @@ def certify_seed_parts(
         code.compressor,
         code.bits,
         *common,
+        *([] if code.prior is None else [{"prior": code.prior.sha256}]),
     ]
 
 
@@ -217,6 +218,7 @@ class MeasuredCode:
     sha256: str
     compressor: str
     bits: float
+    prior: Prior | None = None
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from typing import Any
 
 from lm_bounds.bounds import BEST, SMOOTHINGS, Method
 from lm_bounds.certificates.evidence import Observations, context_rule
+from lm_bounds.codelength import ARTIFACT, DECLARED, PRIOR_ITEM
 from lm_bounds.settings import UNITS, Settings
 
 # What no description of a hypothesis pays for.
@@ -114,8 +115,7 @@ def fact_failures(fields: Mapping[str, Any], observations: Observations) -> Iter
         yield "settings.failure_prob is not between 0 and 1"
     if settings["context"] not in (None, model["context"]):
         yield "settings.context is not the model's context"
-    if settings["compressor"] != fields["complexity"]["compressor"]["name"]:
-        yield "the settings name another compressor than was used"
+    yield from _source_failures(fields["complexity"], settings)
     if settings["unit"] not in UNITS or settings["smoothing"] not in (None, *SMOOTHINGS):
         yield "settings.unit or settings.smoothing is none of those that there are"
     if sample["unit"] != settings["unit"] or sample["draw_seed"] != settings["draw_seed"]:
@@ -125,7 +125,28 @@ def fact_failures(fields: Mapping[str, Any], observations: Observations) -> Iter
     planned = Settings(windows=settings["windows"], pilot=settings["pilot"])
     if sample["windows"] > planned.windows or sample["pilot"] != planned.n_pilot:
         yield "the sample's windows or pilot are not those of the settings"
-    if fields["complexity"]["source"] != "measured":
-        yield "complexity.source is not 'measured'"
     if fields["complexity"]["reference_machine"] != list(REFERENCE_MACHINE):
         yield "complexity.reference_machine does not list what is not charged"
+
+
+def _source_failures(complexity: Mapping[str, Any], settings: Mapping[str, Any]) -> Iterator[str]:
+    """Where the size of the weights comes from: what a user declares must not pass for what was measured."""
+    name, source = complexity["compressor"]["name"], complexity["source"]
+    declared, artifact = settings.get("code_bits"), settings.get("artifact")
+    asked = Settings(compressor=settings["compressor"], code_bits=declared, artifact=artifact)
+    if name != asked.coder:
+        yield "the settings name another compressor than was used"
+    if source != (name if name in (ARTIFACT, DECLARED) else "measured"):
+        yield f"complexity.source is {source!r} where the size is that of {name!r}"
+    if complexity["compressor"]["exact"] is not (source != DECLARED):
+        yield "the size of the weights is an estimate, not the length of a code"
+    if source == DECLARED and complexity["code_bits"] != declared:
+        yield "complexity.code_bits is not what the settings declare"
+    is_hashed = bool(_SHA256.fullmatch(str(complexity.get("artifact_sha256"))))
+    if is_hashed is not (source == ARTIFACT) or (is_hashed and complexity["code_bits"] % 8):
+        yield "an artifact has no sha256 or no whole number of bytes, or there is none"
+    prior, is_charged = complexity.get("prior"), any(e["item"] == PRIOR_ITEM for e in complexity["ledger"])
+    if (settings.get("given") is not None, is_charged) != (prior is not None,) * 2:
+        yield "the settings, the ledger and complexity.prior do not agree whether the size is relative to a model"
+    if prior is not None and not (isinstance(prior["name"], str) and _SHA256.fullmatch(str(prior["sha256"]))):
+        yield "complexity.prior has no name or no sha256"

@@ -16,7 +16,7 @@ import numpy as np
 from lm_bounds.bounds import Method, TokenStatistics, top_k
 from lm_bounds.bounds.statistics import FloatArray
 from lm_bounds.certificates.evidence import CorpusFacts, ModelFacts, Observations, Plan
-from lm_bounds.codelength import CodeLength
+from lm_bounds.codelength import DECLARED, CodeLength
 from lm_bounds.sampling import Windows, draws_sha256
 
 _SHOWN_DIGITS = 12  # of a hash
@@ -86,6 +86,12 @@ def check_weights(stated: CodeLength, found: CodeLength) -> Check:
 def check_code(stated: CodeLength, found: CodeLength) -> Check:
     """Whether the same compressor gives a code of the same length."""
     values = {"code_bits": found.bits, "compressor": found.compressor, "version": found.version}
+    if found.source == DECLARED:
+        return Check("code", True, f"{found.bits:,.0f} bits are declared by the operator: nothing was measured", values)
+    if found.artifact_sha256 != stated.artifact_sha256:
+        return Check("code", False, "the artifact is not the file that was certified (other sha256)", values)
+    if found.prior is not None and stated.prior is not None and found.prior.sha256 != stated.prior.sha256:
+        return Check("code", False, f"the weights of {found.prior.name!r} are not those that were given", values)
     if found.bits == stated.bits:
         return Check("code", True, f"{found.bits:,.0f} bits again", values)
     versions = "" if found.version == stated.version else f" (version {found.version}, {stated.version} is stated)"

@@ -9,12 +9,12 @@ from typing import Any
 from lm_bounds.bounds import METRICS, Method, method_from_dict
 from lm_bounds.certificates.evidence import CorpusFacts, ModelFacts, Plan, settings_charges
 from lm_bounds.certificates.files import Certificate, read_certificate
-from lm_bounds.codelength import CodeLength, LedgerItem
+from lm_bounds.codelength import CodeLength, LedgerItem, Prior
 from lm_bounds.errors import LmBoundsError, VerificationError
 from lm_bounds.settings import KEYS, Settings
 
 _SHARED_PARTS = ("created", "corpus", "model", "settings")
-_SHARED_COMPLEXITY = ("code_bits", "compressor", "sha256", "n_parameters", "n_tensors", "stored_bytes")
+_SHARED_COMPLEXITY = ("code_bits", "source", "compressor", "sha256", "n_parameters", "n_tensors", "stored_bytes")
 
 
 def run_certificates(path: str | Path) -> list[Certificate]:
@@ -117,4 +117,7 @@ def _code(complexity: Mapping[str, Any]) -> CodeLength:
         sha256=complexity["sha256"],
         seconds=0.0,
         exact=complexity["compressor"]["exact"],
+        source=complexity["source"],
+        artifact_sha256=complexity.get("artifact_sha256"),
+        prior=Prior(**complexity["prior"]) if "prior" in complexity else None,
     )

@@ -21,7 +21,7 @@ from lm_bounds.certificates.consistency import column_failures, window_failures
 from lm_bounds.certificates.evidence import MeasuredCode, Observations, certify_seed_parts
 from lm_bounds.certificates.facts import fact_failures, method_failures, type_failures
 from lm_bounds.certificates.files import digest, read_certificate, sha256_file
-from lm_bounds.codelength import EvaluationSettings, length_prefix, settings_ledger
+from lm_bounds.codelength import EvaluationSettings, Prior, length_prefix, settings_ledger
 from lm_bounds.errors import VerificationError
 from lm_bounds.sampling import Windows, draws_sha256, first_of_each, rounds, stream_seed, uniform_indices
 
@@ -163,8 +163,6 @@ def _ledger_failures(fields: Mapping[str, Any], method: Method) -> Iterator[str]
         yield "the ledger holds a number of bits that is negative, infinite or no number"
     if not all(entry["part"] in _LEDGER_PARTS for entry in ledger):
         yield f"the ledger holds a part that is none of {', '.join(_LEDGER_PARTS)}"
-    if complexity["compressor"]["exact"] is not True:
-        yield "the size of the weights is an estimate, not the length of a code"
     if not _close(_part_bits(ledger, "weights"), complexity["code_bits"]):
         yield "the ledger's items of the weights do not add up to code_bits"
     charged = EvaluationSettings(
@@ -235,7 +233,8 @@ def _of_one_token(observations: Observations) -> Windows:
 
 def _seed_covers(parts: list[Any], fields: Mapping[str, Any]) -> bool:
     complexity = fields["complexity"]
-    code = MeasuredCode(complexity["sha256"], complexity["compressor"]["name"], complexity["code_bits"])
+    prior = Prior(**complexity["prior"]) if "prior" in complexity else None
+    code = MeasuredCode(complexity["sha256"], complexity["compressor"]["name"], complexity["code_bits"], prior)
     own = parts[0] == "own"
     if own and parts[2].get(fields["claim"]["metric"]) != fields["method"]:
         return False

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -17,33 +18,47 @@ if TYPE_CHECKING:
     from lm_bounds.codelength import CodeLength
     from lm_bounds.compressors import Compressor
     from lm_bounds.compressors.registry import OnBytes
+    from lm_bounds.weights import Given, Weights
 
 _COMPRESSOR_HELP = "arithmetic, best, gzip, zstd, xz, bz2, brotli, an installed one, or 'all'."
+_GIVEN_HELP = "A model whose weights were fixed before the corpus, in the forms of MODEL: only what differs counts."
 _PROGRESS_AFTER_S = 1
 
 
 @click.command()
 @click.argument("model")
 @click.option("--compressor", default="arithmetic", show_default=True, help=_COMPRESSOR_HELP)
+@click.option("--given", "prior", metavar="PRIOR", help=_GIVEN_HELP)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, with the whole ledger.")
-def compress(model: str, compressor: str, as_json: bool) -> None:
+def compress(model: str, compressor: str, prior: str | None, as_json: bool) -> None:
     """Measure the size of MODEL in bits.
 
-    MODEL is the directory of a checkpoint or one .safetensors file. Tied and identical tensors count once, the
-    configuration counts, the tokenizer does not.
+    MODEL is the directory of a checkpoint, one .safetensors file, a Hub id with or without @REVISION, a base and its
+    adapter as BASE,peft=ADAPTER, or the name of a model that comes with the package. Tied and identical tensors count
+    once, the configuration counts, the tokenizer does not.
     """
     from lm_bounds.compressors import get_compressor, measure_each
-    from lm_bounds.weights import read_checkpoint
+    from lm_bounds.weights import read_source
 
     compressors = _all_compressors() if compressor == "all" else [get_compressor(compressor)]
-    weights = read_checkpoint(model)
-    with _progress(weights.stored_bytes * (1 + len(compressors))) as on_bytes:
-        lengths = measure_each(weights, compressors, on_bytes)
+    weights = read_source(model)
+    before = None if prior is None else read_source(prior)
+    n_compared = 0 if before is None else weights.stored_bytes + before.stored_bytes
+    # Given a prior, what is left to code is known after the comparison: at most as many bytes as are stored.
+    with _progress(n_compared + weights.stored_bytes * (1 + len(compressors))) as on_bytes:
+        given = None if before is None else _compared(weights, before, on_bytes)
+        lengths = measure_each(weights, compressors, on_bytes, given)
     if as_json:
-        echo_json(_report(model, lengths))
+        echo_json(_report(model, weights.source, lengths, given, before))
         return
     first = lengths[0]
-    click.echo(f"{model}: {first.n_parameters:,} parameters in {first.n_tensors} tensors, sha256 {first.sha256}")
+    size = f"{first.n_parameters:,} parameters in {first.n_tensors} tensors"
+    click.echo(f"{weights.source}: {size}, sha256 {first.sha256}")
+    if given is not None and before is not None:
+        click.echo(
+            f"given {before.source} (sha256 {given.prior_sha256}): {given.n_identical} tensors identical,"
+            f" {given.n_differ} differ, {given.n_new} new"
+        )
     echo_table(
         ("compressor", "bits", "bits/parameter", "ratio to stored", "seconds", "MB/s"),
         [
@@ -73,6 +88,14 @@ def _all_compressors() -> list[Compressor]:
     return found
 
 
+def _compared(weights: Weights, prior: Weights, on_bytes: OnBytes) -> Given:
+    from lm_bounds.weights import relative
+    from lm_bounds.weights.watched import watched
+
+    report = partial(on_bytes, "comparing")
+    return relative(watched(weights, report), watched(prior, report))
+
+
 @contextmanager
 def _progress(n_bytes: int) -> Iterator[OnBytes]:
     """A bar on a terminal, where it takes longer than a second."""
@@ -91,10 +114,13 @@ def _progress(n_bytes: int) -> Iterator[OnBytes]:
         yield advance
 
 
-def _report(model: str, lengths: list[CodeLength]) -> dict[str, Any]:
+def _report(
+    model: str, source: str, lengths: list[CodeLength], given: Given | None, prior: Weights | None
+) -> dict[str, Any]:
     best = min(lengths, key=lambda length: length.bits)
     return {
         "model": model,
+        "source": source,
         "parameters": best.n_parameters,
         "tensors": best.n_tensors,
         "sha256": best.sha256,
@@ -112,4 +138,14 @@ def _report(model: str, lengths: list[CodeLength]) -> dict[str, Any]:
             for length in lengths
         ],
         "best": best.compressor,
+        "given": None
+        if given is None or prior is None
+        else {
+            "source": prior.source,
+            "sha256": given.prior_sha256,
+            "tensors_identical": given.n_identical,
+            "tensors_differ": given.n_differ,
+            "tensors_coded_as_differences": given.n_differences,
+            "tensors_new": given.n_new,
+        },
     }

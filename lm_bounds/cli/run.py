@@ -23,6 +23,11 @@ def _metadata_options(command: Any) -> Any:
         click.option("--unit", help="What is observed of a draw: window or token.  [default: window]"),
         click.option("--upper", help="Of the sample: kl_inf, hoeffding or bernstein.  [default: kl_inf]"),
         click.option("--compressor", help="arithmetic, best, gzip, zstd, xz, bz2, brotli, ...  [default: arithmetic]"),
+        click.option(
+            "--given", metavar="MODEL", help="Model that was fixed before the corpus: only what differs counts."
+        ),
+        click.option("--code_bits", "--code-bits", type=float, help="Declared size of the weights, not measured."),
+        click.option("--artifact", help="File that holds the model: its size counts."),
         click.option("--draw_seed", "--draw-seed", type=int, help="Seed of all draws.  [default: 1234]"),
         click.option("--shared_draws", "--shared-draws", type=int, help="Models that share the draws.  [default: 1]"),
         click.option("--certificates", help="Directory for certificates.  [default: --output_path]"),

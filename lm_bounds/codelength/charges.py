@@ -16,8 +16,11 @@ from lm_bounds.errors import UsageError
 METHOD_SLOTS = 8  # bounding methods, present and future
 SMOOTHING_SLOTS = 4  # ways to smooth
 DTYPE_SLOTS = 8  # number formats of the forward pass
-COMPRESSOR_SLOTS = 16  # the last one announces a name of a third party, spelled out
-NAMED_COMPRESSORS = ("gzip", "arithmetic", "zstd", "xz", "brotli", "bz2", "best")
+COMPRESSOR_SLOTS = 16  # the last one announces a name of a third party, the one before it a prior and then a compressor
+ARTIFACT = "artifact"  # stands for a compressor where a file of any kind holds the model
+DECLARED = "declared"  # and where the size is stated and not measured
+NAMED_COMPRESSORS = ("gzip", "arithmetic", "zstd", "xz", "brotli", "bz2", "best", ARTIFACT, DECLARED)
+PRIOR_ITEM = "prior model (sha256)"  # of a ledger: which model the weights are described relative to
 
 
 @dataclass(frozen=True)
@@ -25,7 +28,7 @@ class EvaluationSettings:
     """The settings of an evaluation that a description has to name.
 
     Args:
-        compressor: its name.
+        compressor: its name, ``ARTIFACT`` or ``DECLARED``.
         context: scored tokens of a window, >= 1.
         default_prefix: whether the token before a window is the tokenizer's own (BOS, else end of text).
         vocab_size: V, the number of logits.

@@ -29,6 +29,19 @@ def total_bits(ledger: Iterable[LedgerItem]) -> float:
 
 
 @dataclass(frozen=True)
+class Prior:
+    """A model whose weights were fixed before the corpus, relative to which others are described.
+
+    Args:
+        name: where it was read.
+        sha256: of its weights.
+    """
+
+    name: str
+    sha256: str
+
+
+@dataclass(frozen=True)
 class CodeLength:
     """The measured size of a set of weights under one compressor.
 
@@ -43,6 +56,10 @@ class CodeLength:
         sha256: hash of names, dtypes, shapes and bytes of the tensors measured, and of the configuration.
         seconds: time that measuring took.
         exact: whether ``bits`` is the length of a code that a decoder can read (not an estimate).
+        source: ``measured``; ``artifact`` where it is the size of a file that holds the model; ``declared`` where
+            somebody says so.
+        artifact_sha256: of that file.
+        prior: the model that the decoder has, where the size is relative to one.
     """
 
     compressor: str
@@ -55,6 +72,9 @@ class CodeLength:
     sha256: str
     seconds: float
     exact: bool
+    source: str = "measured"
+    artifact_sha256: str | None = None
+    prior: Prior | None = None
 
     @property
     def bits_per_parameter(self) -> float:

@@ -6,7 +6,14 @@ from lm_bounds.compressors.brotli import Brotli
 from lm_bounds.compressors.bz2 import Bz2
 from lm_bounds.compressors.gzip import Gzip
 from lm_bounds.compressors.protocol import Compressor
-from lm_bounds.compressors.registry import COMPRESSORS, compressor_names, get_compressor, measure, measure_each
+from lm_bounds.compressors.registry import (
+    COMPRESSORS,
+    compressor_names,
+    get_compressor,
+    measure,
+    measure_each,
+    measure_given,
+)
 from lm_bounds.compressors.xz import Xz
 from lm_bounds.compressors.zstd import Zstd
 
@@ -24,4 +31,5 @@ __all__ = [
     "get_compressor",
     "measure",
     "measure_each",
+    "measure_given",
 ]

@@ -5,11 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from importlib.metadata import EntryPoint, entry_points
 from threading import Lock
 from types import MappingProxyType
 
-from lm_bounds.codelength.ledger import CodeLength, total_bits
+from lm_bounds.codelength.charges import ARTIFACT, DECLARED
+from lm_bounds.codelength.ledger import CodeLength, Prior, total_bits
 from lm_bounds.compressors.arithmetic import Arithmetic
 from lm_bounds.compressors.best import Best
 from lm_bounds.compressors.brotli import Brotli
@@ -19,6 +21,7 @@ from lm_bounds.compressors.protocol import Compressor
 from lm_bounds.compressors.xz import Xz
 from lm_bounds.compressors.zstd import Zstd
 from lm_bounds.errors import UsageError, WeightsError, nearest
+from lm_bounds.weights.given import Given, relative
 from lm_bounds.weights.protocol import Weights
 from lm_bounds.weights.watched import watched
 
@@ -83,8 +86,32 @@ def measure(weights: Weights, compressor_name: str) -> CodeLength:
     return measured
 
 
+def measure_given(weights: Weights, prior: Weights, compressor_name: str) -> CodeLength:
+    """Measure weights with one compressor, given a prior that was fixed before the corpus.
+
+    Args:
+        weights: with one parameter or more.
+        prior: of the model that whoever decodes has.
+        compressor_name: a name that ``get_compressor`` knows.
+
+    Returns:
+        As ``measure``, of all of the weights, except that the ledger is that of the prior, of what becomes of its
+        tensors and of what is left.
+
+    Raises:
+        UsageError: no such compressor.
+        WeightsError: there is nothing to measure.
+    """
+    compressor, given = get_compressor(compressor_name), relative(weights, prior)
+    [measured] = measure_each(weights, (compressor,), given=given)
+    return replace(measured, prior=Prior(prior.source, given.prior_sha256))
+
+
 def measure_each(
-    weights: Weights, compressors: Sequence[Compressor], on_bytes: OnBytes = lambda activity, n_bytes: None
+    weights: Weights,
+    compressors: Sequence[Compressor],
+    on_bytes: OnBytes = lambda activity, n_bytes: None,
+    given: Given | None = None,
 ) -> list[CodeLength]:
     """Measure weights with several compressors; the weights are hashed once.
 
@@ -92,7 +119,8 @@ def measure_each(
         weights: with one parameter or more.
         compressors: in the order of the results.
         on_bytes: called with what is under way, ``"sha256"`` or the name of a compressor, and how many bytes more it
-            has used up: together ``weights.stored_bytes`` for each of them.
+            has used up: together ``weights.stored_bytes`` for the first, and that of what is coded for each other.
+        given: the same weights relative to a prior; then what is left of them is coded.
 
     Raises:
         WeightsError: there is nothing to measure.
@@ -101,11 +129,12 @@ def measure_each(
         raise WeightsError(f"{weights.source} holds no parameters: there is nothing to measure")
     with _progress(weights, "sha256", on_bytes) as reading:
         sha256 = reading.sha256()
+    coded, ahead = (weights, ()) if given is None else (given.rest, given.ledger)
     measured = []
     for compressor in compressors:
-        with _progress(weights, compressor.name, on_bytes) as reading:
+        with _progress(coded, compressor.name, on_bytes) as reading:
             started = time.perf_counter()
-            ledger = compressor.ledger(reading)
+            ledger = (*ahead, *compressor.ledger(reading))
             seconds = time.perf_counter() - started
         measured.append(
             CodeLength(
@@ -142,7 +171,9 @@ def _progress(weights: Weights, activity: str, on_bytes: OnBytes) -> Iterator[We
 
 
 def _installed() -> dict[str, EntryPoint]:
-    return {point.name: point for point in entry_points(group=ENTRY_POINT_GROUP)}
+    """Entry points by name, without those whose name already says that nothing was compressed."""
+    found = {point.name: point for point in entry_points(group=ENTRY_POINT_GROUP)}
+    return {name: point for name, point in found.items() if name not in (ARTIFACT, DECLARED)}
 
 
 def _load(point: EntryPoint) -> Compressor:

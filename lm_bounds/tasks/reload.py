@@ -17,7 +17,7 @@ from lm_bounds.certificates.remeasured import (
     check_tokenizer,
     check_weights,
 )
-from lm_bounds.compressors import measure
+from lm_bounds.complexity import complexity
 from lm_bounds.corpora import check_source, corpus_spec
 from lm_bounds.errors import CorpusError, LmBoundsError, ModelError, UsageError
 from lm_bounds.models import IN_MEMORY, built_in_model
@@ -169,7 +169,7 @@ def measure_again(plan: Plan, lm: Any, corpus_path: str | None) -> tuple[list[Ch
     Raises:
         LmBoundsError: when the weights cannot be measured.
     """
-    code = measure(read_module(lm.model), plan.settings.compressor)
+    code = complexity(read_module(lm.model), plan.settings)
     checks = [check_weights(plan.code, code), check_code(plan.code, code)]
     what = "model"
     try:

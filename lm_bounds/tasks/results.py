@@ -30,6 +30,9 @@ RESULT_KEYS = (
     "windows",
 )
 
+#: Comes after them, with the value 1, where the size of the weights was declared and not measured.
+DECLARED_KEY = "declared"
+
 
 @dataclass(frozen=True)
 class Conclusion:

@@ -11,10 +11,11 @@ from lm_eval.api.task import Task
 from lm_eval.config.task import TaskConfig
 from lm_eval.filters import build_filter_ensemble
 
+from lm_bounds.codelength import DECLARED
 from lm_bounds.errors import UsageError
 from lm_bounds.settings import parse_settings
 from lm_bounds.tasks.request import REQUEST_TYPE, Observation, attach, shared_run
-from lm_bounds.tasks.results import RESULT_KEYS, Conclusion, conclude, window_values
+from lm_bounds.tasks.results import DECLARED_KEY, RESULT_KEYS, Conclusion, conclude, window_values
 
 attach()
 
@@ -132,7 +133,8 @@ class BoundTask(Task):
     def process_results(self, doc: Mapping[str, int], results: list[Observation]) -> dict[str, Any]:
         """The window's own numbers; the key of the bound carries the whole observation."""
         observation = results[0]
-        return dict(zip(self._keys(), (observation, *window_values(observation, self.metric)), strict=True))
+        values = dict(zip(self._keys(), (observation, *window_values(observation, self.metric)), strict=True))
+        return {**values, DECLARED_KEY: 1.0} if observation.plan.code.source == DECLARED else values
 
     def aggregation(self) -> dict[str, Callable[[list[Any]], float]]:
         """Every key's function of its values: the first concludes the run, the others read what came of it."""
@@ -140,6 +142,7 @@ class BoundTask(Task):
         return {
             first: self._conclude,
             **{key: self._reader(position) for position, key in enumerate(others, start=1)},
+            DECLARED_KEY: max,
         }
 
     def higher_is_better(self) -> dict[str, bool]:

@@ -1,13 +1,16 @@
-"""Where a model's numbers come from: a checkpoint on disk or a loaded module."""
+"""Where a model's numbers come from: files, the Hub, a loaded module, and what a prior model tells of them."""
 
 from lm_bounds.weights.checkpoint import read_checkpoint
 from lm_bounds.weights.config import canonical_config
+from lm_bounds.weights.given import Given, relative, restore
 from lm_bounds.weights.module import read_module
 from lm_bounds.weights.protocol import Tensor, Weights, distinct
 from lm_bounds.weights.safetensors_file import read_safetensors, serialise
+from lm_bounds.weights.sources import read_source
 from lm_bounds.weights.unmeasured import check_unmeasured
 
 __all__ = [
+    "Given",
     "Tensor",
     "Weights",
     "canonical_config",
@@ -16,5 +19,8 @@ __all__ = [
     "read_checkpoint",
     "read_module",
     "read_safetensors",
+    "read_source",
+    "relative",
+    "restore",
     "serialise",
 ]

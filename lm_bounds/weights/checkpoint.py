@@ -11,9 +11,12 @@ from lm_bounds.weights.config import canonical_config, refuse_quantised
 from lm_bounds.weights.protocol import Tensor, Weights, distinct
 from lm_bounds.weights.safetensors_file import read_safetensors
 
-_SINGLE = "model.safetensors"
-_INDEX = "model.safetensors.index.json"
-_CONFIG = "config.json"
+#: The files of a checkpoint.
+SINGLE = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+CONFIG = "config.json"
+
+_ADAPTER = "adapter_config.json"
 _LEGACY = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 
 
@@ -50,28 +53,23 @@ def read_checkpoint(path: str | Path) -> Weights:
 
 
 def _directory_tensors(directory: Path) -> list[Tensor]:
-    if (directory / _SINGLE).exists():
-        return read_safetensors(directory / _SINGLE)
-    if (directory / _INDEX).exists():
+    if (directory / SINGLE).exists():
+        return read_safetensors(directory / SINGLE)
+    if (directory / INDEX).exists():
         return _sharded_tensors(directory)
     if any((directory / name).exists() for name in _LEGACY):
         raise WeightsError(
             f"{directory} holds pytorch_model.bin, which can run code when it is read; convert it to"
             " safetensors: load it with transformers and call save_pretrained"
         )
-    raise WeightsError(f"{directory} holds no weights: it needs {_SINGLE}, or {_INDEX} and its shards")
+    if (directory / _ADAPTER).exists():
+        raise WeightsError(f"{directory} is an adapter: give its base too, as BASE,peft={directory}")
+    raise WeightsError(f"{directory} holds no weights: it needs {SINGLE}, or {INDEX} and its shards")
 
 
 def _sharded_tensors(directory: Path) -> list[Tensor]:
     """All tensors of the shards that the index names, after checking that they are where it says."""
-    index = _read_json(directory / _INDEX)
-    weight_map = index.get("weight_map")
-    if not isinstance(weight_map, dict) or not weight_map:
-        raise WeightsError(f"{directory / _INDEX} has no weight_map; download the checkpoint again")
-    for shard in weight_map.values():
-        # A name with a folder in it would read outside the checkpoint.
-        if not isinstance(shard, str) or Path(shard).name != shard or not shard.endswith(".safetensors"):
-            raise WeightsError(f"{directory / _INDEX} names the shard {shard!r}, which is no .safetensors file name")
+    weight_map = _weight_map(directory / INDEX)
     found: dict[str, str] = {}
     tensors: list[Tensor] = []
     for shard in sorted(set(weight_map.values())):
@@ -86,11 +84,32 @@ def _sharded_tensors(directory: Path) -> list[Tensor]:
     return tensors
 
 
+def shard_names(index: Path) -> list[str]:
+    """The shards that an index names, sorted.
+
+    Raises:
+        WeightsError: it cannot be read, or a name is not that of a ``.safetensors`` file beside it.
+    """
+    return sorted(set(_weight_map(index).values()))
+
+
+def _weight_map(index: Path) -> dict[str, str]:
+    """The shard of each tensor, by the tensor's name."""
+    weight_map = read_json(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise WeightsError(f"{index} has no weight_map; download the checkpoint again")
+    for shard in weight_map.values():
+        # A name with a folder in it would read outside the checkpoint.
+        if not isinstance(shard, str) or Path(shard).name != shard or not shard.endswith(".safetensors"):
+            raise WeightsError(f"{index} names the shard {shard!r}, which is no .safetensors file name")
+    return weight_map
+
+
 def _directory_config(directory: Path) -> bytes:
-    file = directory / _CONFIG
+    file = directory / CONFIG
     if not file.exists():
         return b"{}"
-    config = _read_json(file)
+    config = read_json(file)
     refuse_quantised(config)
     return canonical_config(_normalised(directory) or config)
 
@@ -109,7 +128,12 @@ def _normalised(directory: Path) -> dict[str, Any] | None:
     return normal
 
 
-def _read_json(file: Path) -> dict[str, Any]:
+def read_json(file: Path) -> dict[str, Any]:
+    """The JSON object in a file.
+
+    Raises:
+        WeightsError: there is none that can be read.
+    """
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except OSError as error:

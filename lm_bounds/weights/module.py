@@ -11,8 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lm_bounds.errors import WeightsError
+from lm_bounds.weights.adapters import adapter_tensor, joined
 from lm_bounds.weights.config import canonical_config, quantised_error, refuse_quantised
 from lm_bounds.weights.protocol import Tensor, Weights, distinct
+from lm_bounds.weights.unmeasured import fresh_network
+from lm_bounds.weights.wrapped import Parts, is_wrapped, take_apart
 
 if TYPE_CHECKING:
     import torch
@@ -49,7 +52,8 @@ def read_module(model: torch.nn.Module) -> Weights:
     saved do not count.
 
     Args:
-        model: a module on any device; an adapter-wrapped model has its adapter's configuration in ``config``.
+        model: a module on any device. One with an adapter of peft gives what the files of its base and of the adapter
+            give, ``BASE,peft=ADAPTER``.
 
     Returns:
         Weights whose tensors refer to the module: each is copied to the CPU when its bytes are asked for, so
@@ -57,15 +61,29 @@ def read_module(model: torch.nn.Module) -> Weights:
 
     Raises:
         WeightsError: the model is quantised or offloaded, has a parameter outside its state dict, a tensor
-            that is not dense and plain, or a configuration of an unknown kind.
+            that is not dense and plain, a configuration of an unknown kind, or adapters that are not one in use.
     """
-    config = _config(model)
     state = _plain_state(model)
+    if is_wrapped(model):
+        return _with_adapter(model, take_apart(model, state))
+    kept, aliases = distinct(_tensors(model, state))
+    return Weights(type(model).__name__, kept, aliases, canonical_config(_config(model)))
+
+
+def _with_adapter(model: torch.nn.Module, parts: Parts) -> Weights:
+    """As the files of the base and of the adapter hold them."""
+    config = _config(parts.base)
+    adapter = [adapter_tensor(_tensor(name, value)) for name, value in parts.adapter_state.items()]
+    tensors = [*_tensors(parts.base, parts.base_state), *adapter]
+    return joined(type(model).__name__, tensors, config, parts.config)
+
+
+def _tensors(model: torch.nn.Module, state: dict[str, torch.Tensor]) -> list[Tensor]:
+    """The tensors of a state dict, each tied one once, under the names of a checkpoint."""
+    untied = dict(state)
     for name in _tied(model, state):
-        del state[name]
-    tensors = [_tensor(name, value) for name, value in _as_saved(model, state).items()]
-    kept, aliases = distinct(tensors)
-    return Weights(type(model).__name__, kept, aliases, config)
+        del untied[name]
+    return [_tensor(name, value) for name, value in _as_saved(model, untied).items()]
 
 
 def _plain_state(model: torch.nn.Module) -> dict[str, torch.Tensor]:
@@ -119,8 +137,11 @@ def _as_saved(model: torch.nn.Module, state: dict[str, torch.Tensor]) -> dict[st
         from transformers.core_model_loading import revert_weight_conversion
     except ImportError:  # not installed, or a version whose models keep the names of their files
         return state
-    if not isinstance(model, PreTrainedModel) or getattr(model, "_hf_peft_config_loaded", False):
+    if not isinstance(model, PreTrainedModel):
         return state
+    if getattr(model, "_hf_peft_config_loaded", False):
+        # transformers keeps the renamings of what it loaded last, which was the adapter.
+        model = fresh_network(model)
     saved: dict[str, torch.Tensor] = revert_weight_conversion(model, state)
     return saved
 
@@ -141,7 +162,8 @@ def _piece(value: torch.Tensor, start: int = 0, stop: int | None = None) -> NDAr
     return raw
 
 
-def _config(model: torch.nn.Module) -> bytes:
+def _config(model: torch.nn.Module) -> dict[str, Any]:
+    """The configuration of a network without an adapter."""
     config = getattr(model, "config", None)
     quantizer = getattr(model, "hf_quantizer", None)
     if quantizer is not None:
@@ -152,31 +174,10 @@ def _config(model: torch.nn.Module) -> bytes:
     elif hasattr(config, "to_json_string"):
         described = json.loads(config.to_json_string(use_diff=True))
         refuse_quantised(described)
-        described["architectures"] = [_architecture(model)]
+        described["architectures"] = [type(model).__name__]
     elif isinstance(config, Mapping):
         described = dict(config)
         refuse_quantised(described)
     else:
         raise WeightsError(f"the model's config is a {type(config).__name__}; give it a mapping or a PretrainedConfig")
-    described.update(_adapters(model))
-    return canonical_config(described)
-
-
-def _architecture(model: torch.nn.Module) -> str:
-    """Name of the class that the weights are for, looking through an adapter's wrapper."""
-    base: Any = getattr(model, "get_base_model", None)
-    return type(model if base is None else base()).__name__
-
-
-def _adapters(model: torch.nn.Module) -> dict[str, Any]:
-    """Configuration of every adapter that the model carries, and which of them act."""
-    configs: Mapping[str, Any] | None = getattr(model, "peft_config", None)
-    if not configs:
-        return {}
-    active: Any = getattr(model, "active_adapters", None)
-    return {
-        "peft_config": {
-            name: config.to_dict() if hasattr(config, "to_dict") else dict(config) for name, config in configs.items()
-        },
-        "active_adapters": list((active() if callable(active) else active) or ()),
-    }
+    return described

@@ -8,7 +8,7 @@ import json
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -162,6 +162,15 @@ class Weights:
     def stored_bytes(self) -> int:
         """Bytes of the distinct tensors as they are stored."""
         return sum(tensor.n_bytes for tensor in self.tensors)
+
+    def named(self) -> dict[str, Tensor]:
+        """The tensor of every name, dropped names included, in order of name; repeated ones are hashed once."""
+        table = {tensor.name: tensor for tensor in self.tensors}
+        for dropped, kept in self.aliases:
+            table[dropped] = again = replace(table[kept], name=dropped)
+            if "digest" in vars(table[kept]):
+                vars(again)["digest"] = table[kept].digest
+        return dict(sorted(table.items()))
 
     def sha256(self) -> str:
         """Hash of what the tensors and the configuration are, 64 hexadecimal digits.

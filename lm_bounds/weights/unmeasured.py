@@ -35,7 +35,7 @@ def check_unmeasured(model: torch.nn.Module) -> None:
     found = dict(_unsaved(base))
     if not found:
         return
-    expected = dict(_unsaved(_fresh(base)))
+    expected = dict(_unsaved(fresh_network(base)))
     for name, value in found.items():
         if name not in expected or not _alike(value, expected[name]):
             raise WeightsError(
@@ -67,8 +67,12 @@ def _unsaved(model: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
                 yield path + name, value
 
 
-def _fresh(model: Any) -> torch.nn.Module:
-    """A network of the same class and configuration; its parameters take no memory, its buffers are computed."""
+def fresh_network(model: Any) -> torch.nn.Module:
+    """A network of the same class and configuration; its parameters take no memory, its buffers are computed.
+
+    Args:
+        model: of transformers; of anything else there is only an empty module.
+    """
     import torch
     from accelerate import init_empty_weights
     from transformers import PreTrainedModel

@@ -113,8 +113,9 @@ def test_compress(command: Callable[..., Any], tiny_checkpoint: Callable[[str], 
     done = command("compress", folder, "--compressor", "all", "--json")
     assert (done.code, done.err) == (0, "")
     report = json.loads(done.out)
-    assert set(report) == {"model", "parameters", "tensors", "sha256", "results", "best"}
-    assert report["model"] == str(folder)
+    assert set(report) == {"model", "source", "parameters", "tensors", "sha256", "results", "best", "given"}
+    assert report["model"] == report["source"] == str(folder)
+    assert report["given"] is None
     by_name = {result["compressor"]: result for result in report["results"]}
     assert {"arithmetic", "gzip"} <= set(by_name)
     assert report["best"] == min(by_name, key=lambda name: by_name[name]["bits"])

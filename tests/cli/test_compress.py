@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from lm_bounds.codelength.charges import NAMED_COMPRESSORS
-from lm_bounds.compressors import COMPRESSORS
-from lm_bounds.weights import Weights
+from lm_bounds.codelength.charges import ARTIFACT, DECLARED, NAMED_COMPRESSORS
+from lm_bounds.compressors import COMPRESSORS, measure_given
+from lm_bounds.weights import Weights, read_checkpoint
 
 WITHOUT_BROTLI = "compressor 'brotli' needs a library: pip install 'lm-bounds[brotli]'"
 
@@ -34,7 +34,7 @@ def test_one_row_each(command: Callable[..., Any], folder: Path) -> None:
 
 
 def test_every_compressor_has_a_name_that_costs_nothing_to_spell() -> None:
-    assert set(NAMED_COMPRESSORS) == set(COMPRESSORS)
+    assert set(NAMED_COMPRESSORS) - {ARTIFACT, DECLARED} == set(COMPRESSORS)
 
 
 def test_a_missing_library_is_one_line(
@@ -75,3 +75,72 @@ def test_progress_is_shown_on_a_terminal_only(
 def test_the_help_names_every_compressor(command: Callable[..., Any]) -> None:
     text = " ".join(command("compress", "--help").out.split())
     assert all(name in text for name in COMPRESSORS)
+
+
+@pytest.fixture
+def tuned(folder: Path, tmp_path: Path) -> Path:
+    """The model of the folder with a few changed rows of one matrix and a tensor more."""
+    from safetensors.numpy import load_file, save_file
+
+    tensors = load_file(folder / "model.safetensors")
+    changed = tensors["transformer.wte.weight"].copy()
+    changed[[3, 200]] *= 1.5
+    copy = tmp_path / "tuned"
+    copy.mkdir()
+    save_file({**tensors, "transformer.wte.weight": changed, "extra": changed[:1]}, copy / "model.safetensors")
+    (copy / "config.json").write_bytes((folder / "config.json").read_bytes())
+    return copy
+
+
+def test_given_a_prior_only_what_differs_counts(command: Callable[..., Any], folder: Path, tuned: Path) -> None:
+    alone = json.loads(command("compress", tuned, "--json").out)
+    done = command("compress", tuned, "--given", folder, "--json")
+    assert (done.code, done.err) == (0, "")
+    report = json.loads(done.out)
+    n_tensors, sha256 = len(read_checkpoint(folder).tensors), read_checkpoint(folder).sha256()
+    assert report["given"] == {
+        "source": str(folder),
+        "sha256": sha256,
+        "tensors_identical": n_tensors - 1,
+        "tensors_differ": 1,
+        "tensors_coded_as_differences": 1,
+        "tensors_new": 1,
+    }
+    for key in ("sha256", "parameters", "tensors"):
+        assert report[key] == alone[key]
+    [result] = report["results"]
+    assert result["bits"] == measure_given(read_checkpoint(tuned), read_checkpoint(folder), "arithmetic").bits
+    assert result["bits"] < 0.1 * alone["results"][0]["bits"]
+    assert result["ledger"][0] == {"item": "prior model (sha256)", "bits": 260.0}
+    spoken = command("compress", tuned, "--given", folder, "--compressor", "all")
+    assert (spoken.code, spoken.err) == (0, "")
+    model, given, header, *rows = spoken.out.splitlines()
+    assert model.startswith(f"{tuned}: {report['parameters']:,} parameters")
+    assert given == f"given {folder} (sha256 {sha256}): {n_tensors - 1} tensors identical, 1 differ, 1 new"
+    assert header.split()[0] == "compressor"
+    assert sorted(row.split()[0] for row in rows) == sorted(COMPRESSORS)
+
+
+def test_the_prior_may_have_any_form_of_a_model(command: Callable[..., Any]) -> None:
+    done = command("compress", "structured", "--given", "lm_bounds/random")
+    assert done.code == 0
+    assert done.out.startswith("lm_bounds/structured: ")
+    assert "\ngiven lm_bounds/random (sha256 " in done.out
+
+
+def test_what_cannot_be_read_is_one_line(command: Callable[..., Any], folder: Path) -> None:
+    assert "no checkpoint at ./gone" in command("compress", folder, "--given", "./gone").error
+    assert "of the Hub: HF_HUB_OFFLINE is set, and the cache has no" in command("compress", "org/gone").error
+    done = command("compress", f"{folder},peft=")
+    assert (done.code, "must be BASE,peft=ADAPTER" in done.error) == (2, True)
+
+
+def test_progress_covers_the_comparison(
+    command: Callable[..., Any], folder: Path, tuned: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown = io.StringIO()
+    shown.isatty = lambda: True  # type: ignore[method-assign]
+    monkeypatch.setattr(sys, "stderr", shown)
+    monkeypatch.setattr(sys.modules["lm_bounds.cli.compress"], "_PROGRESS_AFTER_S", 0)
+    assert command("compress", tuned, "--given", folder).code == 0
+    assert "B/s" in shown.getvalue()

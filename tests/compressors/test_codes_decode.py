@@ -494,7 +494,7 @@ def test_dequantised_tensors_decode(dtype: str, tensor) -> None:
 @pytest.mark.parametrize("dtype", ["F32", "I16", "U8"])
 def test_repeated_rows_decode(dtype: str, tensor) -> None:
     rng = np.random.default_rng(7)
-    rows = rng.integers(0, 9, (5, 8))
+    rows = rng.integers(0, 9, (5, 16))
     able = check_every_mode(tensor("w", rows[[0, 1, 0, 2, 2, 3, 1, 0, 4]], dtype))
     assert any(isinstance(mode, RepeatedRows) for mode in able)
     assert not any(isinstance(mode, RepeatedRows) for mode in check_every_mode(tensor("w", rows, dtype)))

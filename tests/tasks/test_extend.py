@@ -289,13 +289,13 @@ def test_another_corpus_is_refused(made: Made, extended: Extended, corpus_file: 
 
 
 def test_another_code_length_is_refused(made: Made, extended: Extended, monkeypatch: pytest.MonkeyPatch) -> None:
-    old, measure = made(), reload.measure
+    old, measured = made(), reload.complexity
 
     def longer(*given: Any) -> Any:
-        found = measure(*given)
+        found = measured(*given)
         return replace(found, bits=found.bits + 1)
 
-    monkeypatch.setattr(reload, "measure", longer)
+    monkeypatch.setattr(reload, "complexity", longer)
     with pytest.raises(UsageError, match=r"code: .* bits by compressor arithmetic, .* bits are stated"):
         extended(old)
 

@@ -309,7 +309,7 @@ STEPS: dict[str, tuple[Any, str]] = {
     "the metadata": (request_module, "parse_settings"),
     "the settings": (pipeline, "check_settings"),
     "what is not measured": (pipeline, "check_unmeasured"),
-    "the weights": (pipeline, "measure"),
+    "the weights": (pipeline, "complexity"),
     "the corpus": (pipeline, "open_corpus"),
     "the plan": (pipeline, "settings_charges"),
     "the checks of the model": (scoring, "check_model"),

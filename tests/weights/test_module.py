@@ -191,18 +191,3 @@ def test_configuration_of_a_plain_module() -> None:
     module.config = np.ones(3)
     with pytest.raises(WeightsError, match="config is a ndarray"):
         read_module(module)
-
-
-def test_adapters_belong_to_the_description() -> None:
-    peft = pytest.importorskip("peft")
-    adapter = peft.LoraConfig(r=2, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM")
-    plain = read_module(random_model("llama"))
-    weights = read_module(peft.get_peft_model(random_model("llama"), adapter))
-    assert b'"r":2' in weights.config
-    assert b'"target_modules":["q_proj","v_proj"]' in weights.config
-    assert b'"active_adapters":["default"]' in weights.config
-    assert b'"architectures":["LlamaForCausalLM"]' in weights.config
-    # Two layers, two matrices, rank 2: the B factors of one shape start at zero and so count once.
-    assert weights.n_parameters > plain.n_parameters
-    again = read_module(peft.get_peft_model(random_model("llama"), adapter))
-    assert again.config == weights.config
