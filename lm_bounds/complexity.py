@@ -7,9 +7,10 @@ from pathlib import Path
 
 from lm_bounds.codelength import ARTIFACT, DECLARED, CodeLength, LedgerItem
 from lm_bounds.compressors import get_compressor, measure, measure_given
+from lm_bounds.compressors.container import read_model
 from lm_bounds.errors import UsageError, WeightsError
 from lm_bounds.settings import Settings
-from lm_bounds.weights import Tensor, Weights, read_source
+from lm_bounds.weights import Tensor, Weights
 from lm_bounds.weights.safetensors_file import read_bytes
 
 _BYTE_BITS = 8
@@ -48,7 +49,7 @@ def complexity(weights: Weights, settings: Settings) -> CodeLength:
         size, sha256 = _hashed(Path(settings.artifact).expanduser())
         return _unmeasured(weights, ARTIFACT, float(_BYTE_BITS * size), "file that holds the model", sha256)
     if settings.given is not None:
-        return measure_given(weights, read_source(settings.given), settings.compressor)
+        return measure_given(weights, read_model(settings.given), settings.compressor)
     return measure(weights, settings.compressor)
 
 

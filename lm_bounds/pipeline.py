@@ -26,6 +26,7 @@ from lm_bounds.certificates.evidence import CorpusFacts, ModelFacts, Observation
 from lm_bounds.codelength import CodeLength
 from lm_bounds.complexity import check_size_settings, complexity
 from lm_bounds.compressors import measure
+from lm_bounds.compressors.container import read_model
 from lm_bounds.corpora import Corpus, check_source, corpus_spec, open_corpus
 from lm_bounds.errors import WeightsError
 from lm_bounds.home import certificate_root, check_writable, home
@@ -33,7 +34,7 @@ from lm_bounds.models import IN_MEMORY, display_name
 from lm_bounds.passes import Progress, no_progress, sample_size, score_certifying, score_pilot, stream_windows
 from lm_bounds.processes import ONE_PROCESS, Processes, check_alike, from_leader, leader_first, together
 from lm_bounds.settings import Settings
-from lm_bounds.weights import check_unmeasured, read_module, read_source
+from lm_bounds.weights import check_unmeasured, read_module
 
 _CALIBRATION_WINDOWS = 64
 _OWN_FACTS = ("created", "model.device", "code.seconds")  # of a plan: those of each process of a run
@@ -43,15 +44,15 @@ def code_length(path: str | Path, compressor: str = "arithmetic") -> CodeLength:
     """The measured size of a checkpoint's weights in bits.
 
     Args:
-        path: directory of a checkpoint, one .safetensors file, a Hub id, ``BASE,peft=ADAPTER``, or the name of a model
-            that comes with the package.
+        path: directory of a checkpoint, one .safetensors, .gguf or packed .lmb file, a Hub id, ``BASE,peft=ADAPTER``,
+            or the name of a model that comes with the package.
         compressor: its name.
 
     Raises:
         WeightsError: when the weights cannot be read.
         UsageError: for an unknown compressor, or an argument of another form.
     """
-    return measure(read_source(path), compressor)
+    return measure(read_model(path), compressor)
 
 
 def check_settings(settings: Settings, corpus_id: str) -> None:

@@ -17,6 +17,7 @@ from lm_bounds.cli.models import models
 from lm_bounds.cli.run import run
 from lm_bounds.cli.start import echo_first_steps
 from lm_bounds.cli.unknown import Commands, no_such_option
+from lm_bounds.cli.unpack import unpack
 from lm_bounds.cli.verify import verify
 from lm_bounds.errors import LmBoundsError
 
@@ -40,7 +41,7 @@ def lm_bounds_command(context: click.Context) -> None:
         echo_first_steps(context, lm_bounds_command)
 
 
-for _command in (demo, run, compress, bound, verify, corpora, models, doctor, tasks_path):
+for _command in (demo, run, compress, unpack, bound, verify, corpora, models, doctor, tasks_path):
     lm_bounds_command.add_command(_command)
 
 

@@ -29,29 +29,39 @@ _PROGRESS_AFTER_S = 1
 @click.argument("model")
 @click.option("--compressor", default="arithmetic", show_default=True, help=_COMPRESSOR_HELP)
 @click.option("--given", "prior", metavar="PRIOR", help=_GIVEN_HELP)
+@click.option("--pack", type=click.Path(), help="Also write FILE.lmb, of that size; `unpack` restores the model.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, with the whole ledger.")
-def compress(model: str, compressor: str, prior: str | None, as_json: bool) -> None:
+def compress(model: str, compressor: str, prior: str | None, pack: str | None, as_json: bool) -> None:
     """Measure the size of MODEL in bits.
 
-    MODEL is the directory of a checkpoint, one .safetensors file, a Hub id with or without @REVISION, a base and its
-    adapter as BASE,peft=ADAPTER, or the name of a model that comes with the package. Tied and identical tensors count
-    once, the configuration counts, the tokenizer does not.
+    MODEL is the directory of a checkpoint, one .safetensors, .gguf or packed .lmb file, a Hub id with or without
+    @REVISION, a base and its adapter as BASE,peft=ADAPTER, or the name of a model that comes with the package. Tied and
+    identical tensors count once, the configuration counts, the tokenizer does not.
     """
     from lm_bounds.compressors import get_compressor, measure_each
-    from lm_bounds.weights import read_source
+    from lm_bounds.compressors.container import pack as write_packed
+    from lm_bounds.compressors.container import packing_compressor, read_model
 
+    if pack is not None:
+        packing_compressor(compressor)
+        if prior is not None:
+            raise UsageError("--pack holds a whole model, and --given measures a part of one: pass one of them")
     compressors = _all_compressors() if compressor == "all" else [get_compressor(compressor)]
-    weights = read_source(model)
-    before = None if prior is None else read_source(prior)
+    weights = read_model(model)
+    before = None if prior is None else read_model(prior)
     n_compared = 0 if before is None else weights.stored_bytes + before.stored_bytes
     # Given a prior, what is left to code is known after the comparison: at most as many bytes as are stored.
-    with _progress(n_compared + weights.stored_bytes * (1 + len(compressors))) as on_bytes:
+    n_passes = 1 + len(compressors) + (pack is not None)
+    with progress_bar(n_compared + weights.stored_bytes * n_passes) as on_bytes:
         given = None if before is None else _compared(weights, before, on_bytes)
         lengths = measure_each(weights, compressors, on_bytes, given)
-    if as_json:
-        echo_json(_report(model, weights.source, lengths, given, before))
-        return
+        packed_bytes = None if pack is None else write_packed(weights, compressor, pack, on_bytes)
     first = lengths[0]
+    if as_json:
+        packed = {"file": pack, "bytes": packed_bytes, "reported_bits": first.bits}
+        report = _report(model, weights.source, lengths, given, before)
+        echo_json(report | ({"packed": packed} if pack else {}))
+        return
     size = f"{first.n_parameters:,} parameters in {first.n_tensors} tensors"
     click.echo(f"{weights.source}: {size}, sha256 {first.sha256}")
     if given is not None and before is not None:
@@ -61,17 +71,21 @@ def compress(model: str, compressor: str, prior: str | None, as_json: bool) -> N
         )
     echo_table(
         ("compressor", "bits", "bits/parameter", "ratio to stored", "seconds", "MB/s"),
-        [
-            (
-                length.compressor,
-                f"{length.bits:,.0f}",
-                f"{length.bits_per_parameter:.3f}",
-                f"{length.ratio_to_stored:.3f}",
-                f"{length.seconds:.2f}",
-                f"{length.stored_bytes / 1e6 / max(length.seconds, 1e-9):.1f}",
-            )
-            for length in lengths
-        ],
+        [_row(length) for length in lengths],
+    )
+    if pack is not None:
+        bits = first.bits
+        click.echo(f"packed {pack}: {packed_bytes:,} bytes; reported {bits:,.0f} bits = {bits / 8:,.0f} bytes")
+
+
+def _row(length: CodeLength) -> tuple[str, ...]:
+    return (
+        length.compressor,
+        f"{length.bits:,.0f}",
+        f"{length.bits_per_parameter:.3f}",
+        f"{length.ratio_to_stored:.3f}",
+        f"{length.seconds:.2f}",
+        f"{length.stored_bytes / 1e6 / max(length.seconds, 1e-9):.1f}",
     )
 
 
@@ -97,7 +111,7 @@ def _compared(weights: Weights, prior: Weights, on_bytes: OnBytes) -> Given:
 
 
 @contextmanager
-def _progress(n_bytes: int) -> Iterator[OnBytes]:
+def progress_bar(n_bytes: int) -> Iterator[OnBytes]:
     """A bar on a terminal, where it takes longer than a second."""
     from tqdm import tqdm  # type: ignore[import-untyped, unused-ignore]
 

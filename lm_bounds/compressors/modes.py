@@ -121,17 +121,17 @@ class FewValues:
         return header + counted.codes_bits(self.context)
 
 
-def shortest(tensor: Tensor, modes: Iterable[Mode]) -> tuple[int, float]:
+def shortest(tensor: Tensor | Counted, modes: Iterable[Mode]) -> tuple[int, float]:
     """The number of the mode with the shortest code, the first of several, and that length in bits.
 
     Args:
-        tensor: one without elements takes the first mode.
+        tensor: or what is counted of it; one without elements takes the first mode.
         modes: the first one codes every tensor.
     """
     first, *others = modes
-    counted = Counted(tensor)
+    counted = tensor if isinstance(tensor, Counted) else Counted(tensor)
     lengths = [first.bits(counted)]
-    if tensor.n_elements:
+    if counted.tensor.n_elements:
         lengths += [mode.bits(counted) for mode in others]
     length = min(lengths)
     return lengths.index(length), length

@@ -18,7 +18,7 @@ from lm_bounds.corpora import corpus_specs
 from lm_bounds.settings import KEYS
 from lm_bounds.tasks.harness import task_names
 
-COMMANDS = ("demo", "run", "compress", "bound", "verify", "corpora", "models", "doctor", "tasks-path")
+COMMANDS = ("demo", "run", "compress", "unpack", "bound", "verify", "corpora", "models", "doctor", "tasks-path")
 
 
 @pytest.mark.parametrize("flag", ["--help", "-h"])
