@@ -46,7 +46,7 @@ ROOMS = (
 LIBRARIES = {
     "processes": {"torch"},
     "corpora": {"tokenizers", "tqdm", "transformers", "yaml"},
-    "weights": {"accelerate", "huggingface_hub", "peft", "torch", "transformers"},
+    "weights": {"accelerate", "gguf", "huggingface_hub", "peft", "torch", "transformers"},
     "compressors": {"brotli", "torch", "zstandard"},
     "scoring": {"torch"},
     "tasks": {"lm_eval", "tqdm", "transformers", "yaml"},

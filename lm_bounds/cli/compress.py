@@ -41,6 +41,7 @@ def compress(model: str, compressor: str, prior: str | None, pack: str | None, a
     from lm_bounds.compressors import get_compressor, measure_each
     from lm_bounds.compressors.container import pack as write_packed
     from lm_bounds.compressors.container import packing_compressor, read_model
+    from lm_bounds.weights import DENSE
 
     if pack is not None:
         packing_compressor(compressor)
@@ -59,11 +60,13 @@ def compress(model: str, compressor: str, prior: str | None, pack: str | None, a
     first = lengths[0]
     if as_json:
         packed = {"file": pack, "bytes": packed_bytes, "reported_bits": first.bits}
-        report = _report(model, weights.source, lengths, given, before)
+        report = _report(model, weights, lengths, given, before)
         echo_json(report | ({"packed": packed} if pack else {}))
         return
     size = f"{first.n_parameters:,} parameters in {first.n_tensors} tensors"
     click.echo(f"{weights.source}: {size}, sha256 {first.sha256}")
+    if weights.layout != DENSE:
+        click.echo(f"layout: {weights.layout}")
     if given is not None and before is not None:
         click.echo(
             f"given {before.source} (sha256 {given.prior_sha256}): {given.n_identical} tensors identical,"
@@ -129,15 +132,16 @@ def progress_bar(n_bytes: int) -> Iterator[OnBytes]:
 
 
 def _report(
-    model: str, source: str, lengths: list[CodeLength], given: Given | None, prior: Weights | None
+    model: str, weights: Weights, lengths: list[CodeLength], given: Given | None, prior: Weights | None
 ) -> dict[str, Any]:
     best = min(lengths, key=lambda length: length.bits)
     return {
         "model": model,
-        "source": source,
+        "source": weights.source,
         "parameters": best.n_parameters,
         "tensors": best.n_tensors,
         "sha256": best.sha256,
+        "layout": weights.layout,
         "results": [
             {
                 "compressor": length.compressor,

@@ -3,19 +3,24 @@
 from lm_bounds.weights.checkpoint import read_checkpoint
 from lm_bounds.weights.config import canonical_config
 from lm_bounds.weights.given import Given, relative, restore
+from lm_bounds.weights.layouts import layout_of, packing_of, packings
 from lm_bounds.weights.module import read_module
-from lm_bounds.weights.protocol import Tensor, Weights, distinct
+from lm_bounds.weights.protocol import DENSE, Tensor, Weights, distinct
 from lm_bounds.weights.safetensors_file import read_safetensors, serialise
 from lm_bounds.weights.sources import read_source
 from lm_bounds.weights.unmeasured import check_unmeasured
 
 __all__ = [
+    "DENSE",
     "Given",
     "Tensor",
     "Weights",
     "canonical_config",
     "check_unmeasured",
     "distinct",
+    "layout_of",
+    "packing_of",
+    "packings",
     "read_checkpoint",
     "read_module",
     "read_safetensors",

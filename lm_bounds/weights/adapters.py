@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -131,7 +131,8 @@ def with_adapter(base: Weights, adapter: Adapter) -> Weights:
         elif (tensor.dtype, tensor.shape) != (replaced.dtype, replaced.shape) or tensor.digest != replaced.digest:
             raise WeightsError(f"{adapter.source} replaces tensor {replaced.name!r} of the base: {_REMEDY}")
     tensors = [*named.values(), *(adapter_tensor(tensor) for tensor in own)]
-    return joined(f"{base.source},peft={adapter.source}", tensors, json.loads(base.config), adapter.config)
+    both = joined(f"{base.source},peft={adapter.source}", tensors, json.loads(base.config), adapter.config)
+    return replace(both, layout=base.layout)
 
 
 def joined(source: str, tensors: list[Tensor], base: Mapping[str, Any], adapter: Mapping[str, Any]) -> Weights:

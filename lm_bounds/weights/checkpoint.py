@@ -1,4 +1,4 @@
-"""Weights of a safetensors checkpoint on disk, as the files hold them."""
+"""Weights of a checkpoint on disk, safetensors or GGUF, as the files hold them."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from lm_bounds.errors import WeightsError
-from lm_bounds.weights.config import canonical_config, refuse_quantised
+from lm_bounds.weights.config import canonical_config
+from lm_bounds.weights.gguf_file import read_gguf
+from lm_bounds.weights.layouts.registry import METADATA, needs_metadata, with_layout
 from lm_bounds.weights.protocol import Tensor, Weights, distinct
-from lm_bounds.weights.safetensors_file import read_safetensors
+from lm_bounds.weights.safetensors_file import read_metadata, read_safetensors
 
 #: The files of a checkpoint.
 SINGLE = "model.safetensors"
@@ -25,31 +27,35 @@ def read_checkpoint(path: str | Path) -> Weights:
 
     Args:
         path: a directory with ``model.safetensors``, or with ``model.safetensors.index.json`` and the shards
-            that it names (other files are not read), or a single ``.safetensors`` file. A directory's
+            that it names (other files are not read), or a single ``.safetensors`` or ``.gguf`` file. A directory's
             ``config.json`` is part of the description; it is read through transformers where transformers
             knows its model type, so that a checkpoint and the model loaded from it are described alike, and
-            as it stands elsewhere.
+            as it stands elsewhere. The metadata of the files are part of it where they may tell how tensors are
+            quantised.
 
     Returns:
-        Every tensor of the files, each distinct one once.
+        Every tensor of the files, each distinct one once; those of a quantised checkpoint know how they pack codes, as
+        far as ``layout`` says.
 
     Raises:
-        WeightsError: nothing is there, no safetensors weights are there, a file is broken or incomplete, or
-            the checkpoint is quantised.
+        WeightsError: nothing is there, no weights of these formats are there, a file is broken or incomplete, or a
+            library that reads it is not installed.
     """
     place = Path(path)
     if not place.exists():
-        raise WeightsError(f"no checkpoint at {place}: give a directory or a .safetensors file that exists")
+        raise WeightsError(f"no checkpoint at {place}: give a directory, a .safetensors or a .gguf file that exists")
     if place.is_dir():
-        config = _directory_config(place)
         tensors = _directory_tensors(place)
+        config = _directory_config(place)
     elif place.suffix == ".safetensors":
         config = b"{}"
         tensors = read_safetensors(place)
+    elif place.suffix == ".gguf":
+        config, tensors = read_gguf(place)
     else:
-        raise WeightsError(f"{place} is not a checkpoint: give a directory or a .safetensors file")
+        raise WeightsError(f"{place} is not a checkpoint: give a directory, a .safetensors or a .gguf file")
     kept, aliases = distinct(tensors)
-    return Weights(str(place), kept, aliases, config)
+    return with_layout(Weights(str(place), kept, aliases, config))
 
 
 def _directory_tensors(directory: Path) -> list[Tensor]:
@@ -110,8 +116,16 @@ def _directory_config(directory: Path) -> bytes:
     if not file.exists():
         return b"{}"
     config = read_json(file)
-    refuse_quantised(config)
-    return canonical_config(_normalised(directory) or config)
+    config = _normalised(directory) or config
+    if needs_metadata(config):
+        config = config | {METADATA: _metadata(directory)}
+    return canonical_config(config)
+
+
+def _metadata(directory: Path) -> dict[str, str]:
+    """The metadata of all files with weights; where two files differ, of the last one."""
+    shards = [SINGLE] if (directory / SINGLE).exists() else shard_names(directory / INDEX)
+    return {name: text for shard in shards for name, text in read_metadata(directory / shard).items()}
 
 
 def _normalised(directory: Path) -> dict[str, Any] | None:

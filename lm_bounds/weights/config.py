@@ -30,6 +30,8 @@ _VOLATILE = frozenset(
     }
 )
 
+# Below these keys everything may define the model, e.g. the ``dtype`` of the codes of a method.
+_VERBATIM = frozenset({"compression_config", "gguf", "quantization_config", "quip_params", "safetensors_metadata"})
 
 #: Why a quantised model is refused, and what to do.
 NOT_QUANTISED = "measured sizes of quantised models are not supported yet: use the unquantised checkpoint"
@@ -39,7 +41,8 @@ def canonical_config(config: Mapping[str, Any]) -> bytes:
     """A configuration as compact JSON with sorted keys, without what does not define the model.
 
     Dropped at every depth: library versions, paths, commit hashes, kernels, and ``dtype`` / ``torch_dtype``,
-    which the schema of the tensors states. ``architectures`` stays: it names the class that has the weights.
+    which the schema of the tensors states. ``architectures`` stays: it names the class that has the weights. What
+    describes a quantisation stays as it is.
 
     Args:
         config: keys to values that JSON can hold, or sets, tuples and enumerations of those.
@@ -79,13 +82,17 @@ def quantised_error(method: object) -> WeightsError:
     return WeightsError(f"quantised checkpoint (method {name}): {NOT_QUANTISED}")
 
 
-def _defining(value: Any) -> Any:
+def _defining(value: Any, dropped: frozenset[str] = _VOLATILE) -> Any:
     if isinstance(value, Mapping):
-        return {str(_plain(key)): _defining(entry) for key, entry in value.items() if _plain(key) not in _VOLATILE}
+        return {
+            str(_plain(key)): _defining(entry, frozenset() if _plain(key) in _VERBATIM else dropped)
+            for key, entry in value.items()
+            if _plain(key) not in dropped
+        }
     if isinstance(value, (set, frozenset)):
-        return sorted((_defining(entry) for entry in value), key=repr)
+        return sorted((_defining(entry, dropped) for entry in value), key=repr)
     if isinstance(value, (list, tuple)):
-        return [_defining(entry) for entry in value]
+        return [_defining(entry, dropped) for entry in value]
     return _plain(value)
 
 

@@ -32,7 +32,7 @@ class Packing(Protocol):
 
     @property
     def sources(self) -> tuple[str, ...]:
-        """Names of the tensors that ``labels`` reads."""
+        """Names of the tensors that ``labels`` reads and that the shape comes from."""
 
     def unpack(self, raw: NDArray[np.uint8]) -> NDArray[np.unsignedinteger]:
         """The codes, uint8 or uint16, in ``shape``.

@@ -47,6 +47,12 @@ CHUNK_BYTES = 1 << 22
 #: The bytes of a tensor from one position to another.
 Load = Callable[[int, int], NDArray[np.uint8]]
 
+#: The bytes of a tensor that a decoder would predict before it has read it, flat uint8.
+Expected = Callable[[], NDArray[np.uint8]]
+
+#: The layout of a checkpoint that is not quantised.
+DENSE = "dense"
+
 
 @dataclass(frozen=True)
 class Tensor:
@@ -59,7 +65,8 @@ class Tensor:
         load: returns the bytes from ``start`` to ``stop`` of the elements in row-major, little-endian order, as flat
             uint8; called at every use, so that no more than a piece of one tensor need be in memory.
         packing: how the elements hold small integers, where the layout of the checkpoint says so.
-        expected: the bytes that a decoder would make from the configuration and other tensors, where there is a rule.
+        expected: the bytes that the configuration and the schema alone predict, where the layout of the checkpoint
+            predicts any; they may differ from the bytes that are there.
 
     Raises:
         WeightsError: the dtype is not supported, or a size is negative.
@@ -70,7 +77,7 @@ class Tensor:
     shape: tuple[int, ...]
     load: Load = field(repr=False, compare=False)
     packing: Packing | None = field(default=None, repr=False, compare=False)
-    expected: Callable[[], NDArray[np.uint8]] | None = field(default=None, repr=False, compare=False)
+    expected: Expected | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.dtype not in DTYPE_BYTES:
@@ -83,6 +90,13 @@ class Tensor:
     def of_bytes(cls, name: str, dtype: str, shape: tuple[int, ...], flat: NDArray[np.uint8]) -> Tensor:
         """A tensor whose bytes are in memory."""
         return cls(name, dtype, shape, lambda start, stop: flat[start:stop])
+
+    def described(self, packing: Packing | None, expected: Expected | None) -> Tensor:
+        """The same tensor with what the layout of the checkpoint says of it; it is not hashed again."""
+        tensor = replace(self, packing=packing, expected=expected)
+        if "digest" in vars(self):
+            vars(tensor)["digest"] = self.digest
+        return tensor
 
     @property
     def n_elements(self) -> int:
@@ -135,6 +149,8 @@ class Weights:
         tensors: distinct tensors sorted by name.
         aliases: (dropped name, kept name) of tensors that repeat another one, sorted.
         config: canonical JSON of the configuration, ``b"{}"`` where there is none.
+        layout: how the tensors are laid out, for people: ``"dense"``, the name of a layout of quantised tensors, or
+            what of them is measured as plain bytes. It follows from the others and is no part of the hash.
 
     Raises:
         WeightsError: names repeat or are out of order, or an alias names no tensor.
@@ -144,6 +160,7 @@ class Weights:
     tensors: tuple[Tensor, ...]
     aliases: tuple[tuple[str, str], ...] = ()
     config: bytes = b"{}"
+    layout: str = DENSE
 
     def __post_init__(self) -> None:
         names = [tensor.name for tensor in self.tensors]
@@ -152,6 +169,16 @@ class Weights:
             raise WeightsError(f"{self.source}: tensors must be sorted by name, each name once")
         if dropped != sorted(set(dropped) - set(names)) or not {kept for _, kept in self.aliases} <= set(names):
             raise WeightsError(f"{self.source}: aliases must be sorted new names for tensors that are there")
+
+    def by_name(self) -> dict[str, Tensor]:
+        """The tensors by name; an alias gives the tensor that it repeats.
+
+        >>> one = Tensor.of_bytes("a", "U8", (1,), np.zeros(1, np.uint8))
+        >>> sorted(Weights("example", (one,), (("b", "a"),)).by_name())
+        ['a', 'b']
+        """
+        named = {tensor.name: tensor for tensor in self.tensors}
+        return named | {dropped: named[kept] for dropped, kept in self.aliases}
 
     @property
     def n_parameters(self) -> int:
@@ -165,12 +192,12 @@ class Weights:
 
     def named(self) -> dict[str, Tensor]:
         """The tensor of every name, dropped names included, in order of name; repeated ones are hashed once."""
-        table = {tensor.name: tensor for tensor in self.tensors}
+        table = dict(sorted(self.by_name().items()))
         for dropped, kept in self.aliases:
             table[dropped] = again = replace(table[kept], name=dropped)
             if "digest" in vars(table[kept]):
                 vars(again)["digest"] = table[kept].digest
-        return dict(sorted(table.items()))
+        return table
 
     def sha256(self) -> str:
         """Hash of what the tensors and the configuration are, 64 hexadecimal digits.

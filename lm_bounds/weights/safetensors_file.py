@@ -55,6 +55,22 @@ def read_safetensors(path: Path) -> list[Tensor]:
     return tensors
 
 
+def read_metadata(path: Path) -> dict[str, str]:
+    """The texts that the header of a file holds beside its tensors, without ``format``.
+
+    Raises:
+        WeightsError: the file cannot be read, its header is broken, or they are no texts.
+    """
+    try:
+        header, _, _ = _read_header(path)
+    except OSError as error:
+        raise WeightsError(f"cannot read {path}: {error.strerror or error}") from error
+    metadata = header.get(_METADATA, {})
+    if not isinstance(metadata, dict) or not all(isinstance(text, str) for text in metadata.values()):
+        raise _broken(path, f"{_METADATA} is not an object of texts")
+    return {name: text for name, text in metadata.items() if name != "format"}
+
+
 def read_bytes(path: Path, offset: int, start: int, stop: int) -> NDArray[np.uint8]:
     """Bytes of a file, counted from ``offset``; they are read, not mapped, so that memory holds no more of it.
 

@@ -77,7 +77,7 @@ def test_bound(command: Callable[..., Any], changes: dict[str, Any], words: str)
     [
         (("compress", "nowhere"), 1, "no checkpoint at nowhere: give a directory"),
         (("compress", "."), 1, "holds no weights: it needs model.safetensors"),
-        (("compress", "{text}"), 1, "is not a checkpoint: give a directory or a .safetensors file"),
+        (("compress", "{text}"), 1, "is not a checkpoint: give a directory, a .safetensors or a .gguf file"),
         (("compress", "{model}", "--compressor", "gzp"), 2, "did you mean 'gzip'?"),
         (("compress", "{model}", "--compressor", ""), 2, "use one of arithmetic, best, "),
         (("compress",), 2, "Missing argument 'MODEL'"),

@@ -113,7 +113,8 @@ def test_compress(command: Callable[..., Any], tiny_checkpoint: Callable[[str], 
     done = command("compress", folder, "--compressor", "all", "--json")
     assert (done.code, done.err) == (0, "")
     report = json.loads(done.out)
-    assert set(report) == {"model", "source", "parameters", "tensors", "sha256", "results", "best", "given"}
+    keys = {"model", "source", "layout", "parameters", "tensors", "sha256", "results", "best", "given"}
+    assert set(report) == keys
     assert report["model"] == report["source"] == str(folder)
     assert report["given"] is None
     by_name = {result["compressor"]: result for result in report["results"]}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -57,6 +58,18 @@ def test_the_weights_are_hashed_once(
     monkeypatch.setattr(Weights, "sha256", lambda self: hashed.append(self) or once(self))
     assert command("compress", folder, "--compressor", "all").code == 0
     assert len(hashed) == 1
+
+
+def test_the_layout_of_the_tensors_is_shown(command: Callable[..., Any], folder: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(folder, tmp_path / "model")
+    dense = command("compress", folder)
+    assert "layout:" not in dense.out
+    assert json.loads(command("compress", folder, "--json").out)["layout"] == "dense"
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"quantization_config": {"quant_method": "vptq"}}))
+    said = "unknown: vptq, measured as plain bytes"
+    assert command("compress", folder).out.splitlines()[1] == f"layout: {said}"
+    assert json.loads(command("compress", folder, "--json").out)["layout"] == said
 
 
 @pytest.mark.parametrize("terminal", [True, False])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import itertools
 import json
 import math
 import shutil
@@ -11,7 +10,7 @@ import time
 import tracemalloc
 import zlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +23,6 @@ from lm_bounds.compressors import Arithmetic, Best, measure
 from lm_bounds.compressors.container import pack, read_model, read_packed, unpack
 from lm_bounds.compressors.container.bits import pack_bits, packed_bytes, unpack_bits
 from lm_bounds.compressors.container.coders import CODERS, read_tensor, write_tensor
-from lm_bounds.compressors.container.file import decoding_order
 from lm_bounds.compressors.container.header import MAGIC, read_header
 from lm_bounds.compressors.container.lanes import SLOT_BITS, LaneDecoder, LaneEncoder
 from lm_bounds.compressors.container.levels import to_frequencies, to_levels
@@ -327,24 +325,6 @@ def test_what_was_decoded_is_deleted(mixed: Weights, tmp_path: Path, monkeypatch
     with pytest.raises(WeightsError, match="damaged"):
         read_packed(tmp_path / "model.lmb")
     assert not any((tmp_path / "scratch").iterdir())
-
-
-@dataclass(frozen=True)
-class Reads:
-    """As much of a packing as the order needs."""
-
-    sources: tuple[str, ...]
-
-
-def test_a_packed_tensor_comes_after_those_that_it_reads() -> None:
-    def named(name: str, *sources: str) -> Tensor:
-        return Tensor(name, "U8", (0,), lambda start, stop: np.empty(0, np.uint8), Reads(sources))  # type: ignore[arg-type]
-
-    tensors = [named("a.q", "a.z", "a.s"), named("a.s"), named("a.z", "a.g"), named("b"), named("a.g", "nowhere")]
-    for shuffled in itertools.permutations(tensors):
-        assert [each.name for each in decoding_order(shuffled)] == ["a.g", "a.s", "a.z", "a.q", "b"]
-    circle = [named("a", "b"), named("b", "a"), named("c", "c")]
-    assert sorted(each.name for each in decoding_order(circle)) == ["a", "b", "c"]
 
 
 # Hostile files

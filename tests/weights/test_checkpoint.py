@@ -120,14 +120,18 @@ def test_legacy_checkpoint_tells_how_to_convert(tmp_path: Path, name: str) -> No
 @pytest.mark.parametrize(
     "config",
     [
-        {**CONFIG, "quantization_config": {"quant_method": "gptq", "bits": 4}},
-        {"text_config": {"quantization_config": {"quant_method": "gptq"}}},
+        {**CONFIG, "quantization_config": {"quant_method": "newest", "bits": 4}},
+        {"text_config": {"quantization_config": {"quant_method": "newest"}}},
     ],
 )
-def test_quantised_checkpoint_is_refused_by_method(sharded: Path, config: dict) -> None:
+def test_a_quantised_checkpoint_of_unknown_layout_is_plain_bytes_and_says_so(sharded: Path, config: dict) -> None:
+    dense = read_checkpoint(sharded)
     (sharded / "config.json").write_text(json.dumps(config))
-    with pytest.raises(WeightsError, match=r"\(method gptq\): .* not supported yet: use the unquantised checkpoint"):
-        read_checkpoint(sharded)
+    weights = read_checkpoint(sharded)
+    assert dense.layout == "dense"
+    assert weights.layout == "unknown: newest, measured as plain bytes"
+    assert weights.tensors == dense.tensors
+    assert all(tensor.packing is None for tensor in weights.tensors)
 
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"weight_map": {}}', '{"weight_map": 3}', "[" * 100_000])

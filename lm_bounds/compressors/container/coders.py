@@ -64,19 +64,29 @@ def number_bits(modes: tuple[Mode, ...], mode_bits: int) -> int:
 def write_tensor(tensor: Tensor, modes: tuple[Mode, ...], mode_bits: int, sink: Sink) -> None:
     """Writes the number of the mode with the shortest code, the first of several, and the tensor in that mode."""
     counted = Counted(tensor)
+    mode = write_number(counted, modes, mode_bits, sink)
+    CODERS[type(mode)].write(mode, counted, sink)
+
+
+def write_number(counted: Counted, modes: tuple[Mode, ...], mode_bits: int, sink: Sink) -> Mode:
+    """Writes the number of the mode with the shortest code, and returns the mode."""
     number, _ = shortest(counted, modes)
     sink.integer(number, number_bits(modes, mode_bits))
-    mode = modes[number]
-    CODERS[type(mode)].write(mode, counted, sink)
+    return modes[number]
 
 
 def read_tensor(tensor: Tensor, modes: tuple[Mode, ...], mode_bits: int, source: Source) -> Iterator[Bytes]:
     """The bytes of a tensor of which everything else is known, piece by piece."""
+    mode = read_number(tensor, modes, mode_bits, source)
+    yield from CODERS[type(mode)].read(mode, tensor, source)
+
+
+def read_number(tensor: Tensor, modes: tuple[Mode, ...], mode_bits: int, source: Source) -> Mode:
+    """The mode of a tensor."""
     number = source.integer(number_bits(modes, mode_bits))
     if number >= len(modes) or (number and not tensor.n_elements):
         raise broken(f"tensor {tensor.name!r} has a mode that there is not")
-    mode = modes[number]
-    yield from CODERS[type(mode)].read(mode, tensor, source)
+    return modes[number]
 
 
 def _write_levels(mode: Dequantised, counted: Counted, sink: Sink) -> None:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import math
 import secrets
 import shutil
 import tempfile
 import weakref
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,15 +16,16 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from lm_bounds.compressors.container.coders import read_tensor, write_tensor
 from lm_bounds.compressors.container.folder import CheckpointFolder, all_tensors
 from lm_bounds.compressors.container.header import Header, header_bytes, packing_compressor, read_header
 from lm_bounds.compressors.container.scalars import broken
+from lm_bounds.compressors.container.sequence import read_tensors, write_tensors
 from lm_bounds.compressors.container.sink import Sink
 from lm_bounds.compressors.container.source import FileBytes, Source
 from lm_bounds.compressors.registry import OnBytes
 from lm_bounds.errors import WeightsError
-from lm_bounds.weights.protocol import DTYPE_BYTES, Load, Tensor, Weights
+from lm_bounds.weights.layouts import with_layout
+from lm_bounds.weights.protocol import DTYPE_BYTES, Load, Weights
 from lm_bounds.weights.sources import read_source
 
 #: How a packed model's file is called.
@@ -35,9 +35,6 @@ SUFFIX = ".lmb"
 # is taken for a bomb: weights with one bit of information in 250 bytes, nearly all of them zero, are no model.
 _MOST_RATIO = 2000
 _ALWAYS_BYTES = 1 << 30
-
-#: Gives tensors the packings that their layout has, from the configuration, the schema and the tensors decoded so far.
-Layout = Callable[[Weights], Weights]
 
 
 @dataclass(frozen=True)
@@ -80,9 +77,7 @@ def pack(
         with temporary.open("xb") as file:
             file.write(header_bytes(weights, compressor))
             sink = Sink(file.write)
-            for tensor in decoding_order(weights.tensors):
-                write_tensor(tensor, compressor.modes, compressor.mode_bits, sink)
-                on_bytes("pack", tensor.n_bytes)
+            write_tensors(weights.tensors, compressor, sink, on_bytes)
             sink.close()
             n_bytes = file.tell()
         temporary.replace(place)
@@ -98,7 +93,6 @@ def unpack(
     folder: str | Path,
     max_bytes: int | None = None,
     on_bytes: OnBytes = lambda activity, n_bytes: None,
-    layout: Layout = lambda weights: weights,
 ) -> Unpacked:
     """Restore a packed model as a safetensors checkpoint, bit for bit.
 
@@ -107,7 +101,6 @@ def unpack(
         folder: where the checkpoint goes: a new one, or an empty one; it appears when everything has been checked.
         max_bytes: largest size of the tensors; None for what is less suspect than a bomb and fits the disk.
         on_bytes: called with ``"unpack"`` and how many bytes more of the weights have been restored.
-        layout: attaches packings.
 
     Returns:
         What has been restored.
@@ -125,7 +118,7 @@ def unpack(
     with _system_errors(path, target):
         temporary.mkdir()
         try:
-            weights = _restore(Path(path), temporary, max_bytes, on_bytes, layout)
+            weights = _restore(Path(path), temporary, max_bytes, on_bytes)
             if target.exists():
                 target.rmdir()
             temporary.rename(target)
@@ -146,7 +139,7 @@ def unpacked_bytes(path: str | Path) -> int:
     return sum(math.prod(shape) * DTYPE_BYTES[dtype] for _, dtype, shape in header.tensors)
 
 
-def read_packed(path: str | Path, max_bytes: int | None = None, layout: Layout = lambda weights: weights) -> Weights:
+def read_packed(path: str | Path, max_bytes: int | None = None) -> Weights:
     """The weights of a packed model, decoded into a temporary folder that is deleted when they are not used any more.
 
     Raises:
@@ -157,7 +150,7 @@ def read_packed(path: str | Path, max_bytes: int | None = None, layout: Layout =
     delete = weakref.finalize(keeper, shutil.rmtree, scratch, ignore_errors=True)
     try:
         with _system_errors(path, scratch):
-            weights = _restore(Path(path), scratch, max_bytes, lambda activity, n_bytes: None, layout)
+            weights = _restore(Path(path), scratch, max_bytes, lambda activity, n_bytes: None)
     except BaseException:
         delete()
         raise
@@ -178,29 +171,6 @@ def read_model(source: str | Path) -> Weights:
     return read_source(source, {SUFFIX: read_packed})
 
 
-def decoding_order(tensors: Iterable[Tensor]) -> list[Tensor]:
-    """The tensors in order of name, but each behind those that its packing reads.
-
-    >>> one, two = (Tensor.of_bytes(name, "U8", (1,), np.zeros(1, np.uint8)) for name in ("b", "a"))
-    >>> [tensor.name for tensor in decoding_order([one, two])]
-    ['a', 'b']
-    """
-    by_name = {tensor.name: tensor for tensor in tensors}
-    ordered: dict[str, Tensor] = {}
-    begun: set[str] = set()
-    stack = sorted(by_name, reverse=True)
-    while stack:
-        tensor = by_name[stack[-1]]
-        wanted = [] if tensor.packing is None or tensor.name in begun else tensor.packing.sources
-        begun.add(tensor.name)
-        missing = [name for name in sorted(wanted, reverse=True) if name in by_name and name not in begun]
-        if missing:
-            stack += missing
-            continue
-        ordered.setdefault(stack.pop(), tensor)
-    return list(ordered.values())
-
-
 class _Keeper:
     """Lives as long as something reads the temporary folder."""
 
@@ -218,7 +188,7 @@ def _system_errors(path: str | Path, folder: Path) -> Iterator[None]:
         raise WeightsError(f"cannot read {what}: {error.strerror or error}") from error
 
 
-def _restore(path: Path, folder: Path, max_bytes: int | None, on_bytes: OnBytes, layout: Layout) -> Weights:
+def _restore(path: Path, folder: Path, max_bytes: int | None, on_bytes: OnBytes) -> Weights:
     """Decodes a file into an empty folder, and checks it."""
     n_bytes = path.stat().st_size
     with path.open("rb") as opened:
@@ -228,29 +198,16 @@ def _restore(path: Path, folder: Path, max_bytes: int | None, on_bytes: OnBytes,
         files = CheckpointFolder(folder, header)
         try:
             files.create()
-            weights = layout(files.weights(str(path)))
+            weights = files.weights(str(path))
             source = Source(file)
-            for tensor in decoding_order(weights.tensors):
-                _decode(tensor, header, source, files)
-                on_bytes("unpack", tensor.n_bytes)
+            read_tensors(weights, header.compressor, source, files.write, on_bytes)
             source.close()
         finally:
             files.close()
+    weights = with_layout(weights)
     if weights.sha256() != header.sha256:
         raise broken("the tensors are not those of its SHA-256")
     return weights
-
-
-def _decode(tensor: Tensor, header: Header, source: Source, files: CheckpointFolder) -> None:
-    digest = hashlib.sha256()
-    start = 0
-    for piece in read_tensor(tensor, header.compressor.modes, header.compressor.mode_bits, source):
-        files.write(tensor.name, start, piece)
-        digest.update(piece.data)
-        start += piece.size
-    if start != tensor.n_bytes:
-        raise broken(f"tensor {tensor.name!r} has {start} bytes")
-    vars(tensor)["digest"] = digest.digest()  # known now: nothing has to be read again
 
 
 def _check_size(header: Header, file_bytes: int, folder: Path, max_bytes: int | None) -> None:
