@@ -56,6 +56,8 @@ _LEAST_GROUP = 16
 _SAMPLE_GROUPS = 4
 _SAMPLE_ELEMENTS = 512
 _FITS = 2
+# Values below the smallest normal number are rounded to steps that are no part of theirs: they pass.
+_SUBNORMAL = 1e-3
 # Groups are taken apart so many elements at a time.
 _BLOCK = 1 << 20
 
@@ -151,10 +153,24 @@ def _sample_fits(tensor: Tensor, group: int, is_normal_float: bool) -> bool:
         start = number * group
         stop = start + (group if is_normal_float else min(group, _SAMPLE_ELEMENTS))
         words = tensor.read(start * width, stop * width).view(WORDS[width])[None]
-        if np.unique(words).size > 2 * LARGEST_LEVEL + 1 or _parts(words, tensor.dtype, is_normal_float) is None:
+        if np.unique(words).size > 2 * LARGEST_LEVEL + 1 or not (is_normal_float or _may_fit(words, tensor.dtype)):
+            return False
+        if _parts(words, tensor.dtype, is_normal_float) is None:
             return False
         seen = seen or bool((words << 1 != 0).any())  # -0.0 is a zero too
     return seen
+
+
+def _may_fit(words: Any, dtype: str) -> bool:
+    """Whether the ratios of a group's values to the largest one are near those of integers up to ``LARGEST_LEVEL``."""
+    values = to_floats(words, dtype).reshape(-1).astype(np.float64)
+    largest = np.abs(values).max()
+    if largest == 0 or not np.isfinite(largest):
+        return bool(largest == 0)
+    levels = values / largest * np.arange(1, LARGEST_LEVEL + 1)[:, None]
+    # Both values of a ratio were rounded, to half a unit in the last place.
+    error = np.abs(levels) * 2.0 ** -FLOAT_LAYOUTS[dtype].mantissa_bits * 1.01 + _SUBNORMAL
+    return bool((np.abs(levels - np.rint(levels)) <= error).all(axis=1).any())
 
 
 def _take_apart(tensor: Tensor, group: int, is_normal_float: bool) -> Quantised | None:

@@ -182,8 +182,10 @@ class Weights:
 
     @property
     def n_parameters(self) -> int:
-        """Number of distinct parameters: repeated and tied tensors count once."""
-        return sum(tensor.n_elements for tensor in self.tensors)
+        """Number of distinct parameters: repeated and tied tensors count once, and packed codes one by one."""
+        return sum(
+            tensor.n_elements if tensor.packing is None else math.prod(tensor.packing.shape) for tensor in self.tensors
+        )
 
     @property
     def stored_bytes(self) -> int:
