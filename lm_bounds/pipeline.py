@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ from lm_bounds.models import IN_MEMORY, display_name
 from lm_bounds.passes import Progress, no_progress, sample_size, score_certifying, score_pilot, stream_windows
 from lm_bounds.processes import ONE_PROCESS, Processes, check_alike, from_leader, leader_first, together
 from lm_bounds.settings import Settings
-from lm_bounds.weights import check_unmeasured, read_module
+from lm_bounds.weights import check_unmeasured, unchanged, weights_of
 
 _CALIBRATION_WINDOWS = 64
 _OWN_FACTS = ("created", "model.device", "code.seconds")  # of a plan: those of each process of a run
@@ -88,12 +89,14 @@ class Session:
         corpus: the token stream.
         scorer: of the language model.
         processes: that carry it out.
+        state: what the loaded model has to stay, where the weights were measured from files: see ``weights.Origin``.
     """
 
     plan: Plan
     corpus: Corpus
     scorer: Any
     processes: Processes = ONE_PROCESS
+    state: str | None = None
 
     def observe(self, draws: Sequence[int], progress: Progress = no_progress) -> Observations:
         """Scores the certifying windows of some draw numbers, each in [0, n_windows); a process has its own ones.
@@ -106,7 +109,7 @@ class Session:
 
     def _observe(self, numbers: IntArray, progress: Progress) -> Observations:
         observations = score_certifying(self.plan, self.scorer, self.corpus, numbers, progress)
-        if read_module(self.scorer.lm.model).sha256() != self.plan.code.sha256:
+        if not unchanged(self.scorer.lm.model, self.plan.code.sha256, self.state):
             raise WeightsError(
                 "the model's weights changed while it was evaluated: they are not the measured ones; load it again"
             )
@@ -137,7 +140,7 @@ def open_session(
     Raises:
         LmBoundsError: one line that says what to do, for anything that cannot be certified; the same in all processes.
     """
-    scorer, code = together(processes, lambda: _measured(lm, corpus_id, settings))
+    scorer, code, state = together(processes, lambda: _measured(lm, corpus_id, settings))
     scorer = replace(scorer, batch_size=min(processes.exchange(scorer.batch_size)))
     corpus = leader_first(processes, lambda: opened_corpus(lm, corpus_id, settings.corpus_path, scorer.vocab_size))
     own = together(processes, lambda: _unchosen_plan(lm, scorer, corpus, code, settings, n_windows))
@@ -146,17 +149,19 @@ def open_session(
     together(processes, lambda: check_causal(plan, scorer, corpus))
     pilot = score_pilot(plan, scorer, corpus, progress, processes)
     methods = from_leader(processes, lambda: _chosen_methods(plan, pilot))
-    return Session(replace(plan, methods=methods), corpus, scorer, processes)
+    return Session(replace(plan, methods=methods), corpus, scorer, processes, state)
 
 
-def _measured(lm: Any, corpus_id: str, settings: Settings) -> tuple[Any, CodeLength]:
-    """The scorer of the language model, and the size of its weights."""
-    from lm_bounds.scoring import make_scorer
+def _measured(lm: Any, corpus_id: str, settings: Settings) -> tuple[Any, CodeLength, str | None]:
+    """The scorer of the language model, the size of its weights, and the state of the model that has them."""
+    from lm_bounds.scoring import check_backend, make_scorer
 
     check_settings(settings, corpus_id)
-    scorer = make_scorer(lm, settings.context)
-    check_unmeasured(lm.model)
-    return scorer, complexity(read_module(lm.model), settings)
+    check_backend(lm)
+    scorer = cache(lambda: make_scorer(lm, settings.context))  # finding its batch size may already run the model
+    origin = weights_of(lm, lambda: scorer().vocab_size)
+    check_unmeasured(lm.model, origin.compared)
+    return scorer(), complexity(origin.weights, settings), origin.state
 
 
 def opened_corpus(lm: Any, corpus_id: str, corpus_path: str | None, n_logits: int) -> Corpus:

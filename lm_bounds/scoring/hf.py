@@ -108,6 +108,20 @@ def _padded(windows: list[IntArray]) -> IntArray:
     return rows
 
 
+def check_backend(lm: Any) -> None:
+    """Refuses what cannot be scored whatever its weights are.
+
+    Raises:
+        ModelError: for a backend that gives no logits, an encoder-decoder, or a model in training mode.
+    """
+    if not callable(getattr(lm, "_model_call", None)) or not hasattr(lm, "tokenizer"):
+        raise ModelError(f"model backend {type(lm).__name__} gives no logits of whole windows: use --model hf")
+    if getattr(lm, "backend", None) != "causal":
+        raise ModelError("the model is an encoder-decoder: a bound needs a causal (decoder-only) language model")
+    if getattr(lm.model, "training", False):
+        raise ModelError("the model is in training mode, where its predictions are random: call model.eval() first")
+
+
 def make_scorer(lm: Any, context: int | None) -> HFScorer:
     """The scorer of a language model, with the context and the batch size of this process resolved.
 
@@ -116,15 +130,10 @@ def make_scorer(lm: Any, context: int | None) -> HFScorer:
         context: scored tokens of a window; None for the smaller of 1024 and what the model allows.
 
     Raises:
-        ModelError: for a backend that gives no logits, an encoder-decoder, or a tokenizer with no prefix token.
+        ModelError: as ``check_backend``, or for a tokenizer with no prefix token.
         UsageError: for a context, prefix token or batch size that is not allowed.
     """
-    if not callable(getattr(lm, "_model_call", None)) or not hasattr(lm, "tokenizer"):
-        raise ModelError(f"model backend {type(lm).__name__} gives no logits of whole windows: use --model hf")
-    if getattr(lm, "backend", None) != "causal":
-        raise ModelError("the model is an encoder-decoder: a bound needs a causal (decoder-only) language model")
-    if getattr(lm.model, "training", False):
-        raise ModelError("the model is in training mode, where its predictions are random: call model.eval() first")
+    check_backend(lm)
     prefix = lm.prefix_token_id
     if prefix is None:
         raise ModelError("the tokenizer has no BOS and no end-of-text token: pass prefix_token_id=ID in model_args")

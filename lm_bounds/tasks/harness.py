@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import logging
 import os
 import re
@@ -23,7 +22,6 @@ from lm_bounds.doctor import tasks_path
 from lm_bounds.errors import LmBoundsError, UsageError, closest, nearest
 from lm_bounds.pipeline import check_settings
 from lm_bounds.settings import KEYS, check_unknown_keys, parse_settings
-from lm_bounds.weights.config import NOT_QUANTISED, refuse_quantised
 
 _QUIET = {
     "TRANSFORMERS_VERBOSITY": "error",
@@ -32,7 +30,15 @@ _QUIET = {
     "LMEVAL_LOG_LEVEL": "ERROR",
 }
 HF_BACKENDS = ("hf", "hf-auto", "huggingface")
-_QUANTISED_LOADING = ("load_in_8bit", "load_in_4bit", "gptqmodel", "autogptq")
+# Options of HFLM that quantise while loading, or load with another library, with what to do instead.
+_ON_THE_FLY = "transformers 5 does not quantise in this way: save a quantised checkpoint and pass its directory"
+_OTHER_LOADER = "leave it out: transformers loads GPTQ checkpoints itself (pip install 'lm-bounds[gptq]')"
+_QUANTISED_LOADING = {
+    "load_in_8bit": _ON_THE_FLY,
+    "load_in_4bit": _ON_THE_FLY,
+    "gptqmodel": _OTHER_LOADER,
+    "autogptq": _OTHER_LOADER,
+}
 _TOKENIZER_FILE = re.compile(
     r"tokeni[sz]|vocab|merges|tekken|s(entence)?piece|\.(bpe|model|spm|tiktoken)$", re.IGNORECASE
 )
@@ -188,8 +194,7 @@ def check_model_args(model_args: Mapping[str, Any]) -> None:
     """Refuses what can be known to be wrong with the arguments of HFLM before a model is loaded.
 
     Raises:
-        UsageError: there is no model, no tokenizer, or a quantised one is asked for.
-        WeightsError: the checkpoint is quantised.
+        UsageError: there is no model, no tokenizer, or the model is to be loaded in a way that cannot be measured.
     """
     if not model_args.get("pretrained"):
         raise UsageError("no model was given: pass pretrained=DIRECTORY or a Hub id in --model_args")
@@ -199,16 +204,12 @@ def check_model_args(model_args: Mapping[str, Any]) -> None:
 
 def _check_checkpoint(model_args: Mapping[str, Any]) -> None:
     """What transformers would say in many words, or not at all."""
-    for name in _QUANTISED_LOADING:
+    for name, cure in _QUANTISED_LOADING.items():
         if model_args.get(name):
-            raise UsageError(f"{name}={model_args[name]} in --model_args: {NOT_QUANTISED}")
+            raise UsageError(f"{name}={model_args[name]} in --model_args: {cure}")
     folder = Path(str(model_args["pretrained"])) / str(model_args.get("subfolder") or "")
-    config = folder / "config.json"
-    if not config.is_file():
+    if not (folder / "config.json").is_file():
         return
-    with contextlib.suppress(ValueError, RecursionError):
-        fields = json.loads(config.read_bytes())
-        refuse_quantised(fields if isinstance(fields, dict) else {})
     if model_args.get("tokenizer") or model_args.get("gguf_file"):
         return
     if not any(_TOKENIZER_FILE.search(path.name) for path in folder.iterdir()):

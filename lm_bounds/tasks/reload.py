@@ -24,7 +24,7 @@ from lm_bounds.models import IN_MEMORY, built_in_model
 from lm_bounds.pipeline import Session, check_causal, corpus_facts, model_facts, opened_corpus
 from lm_bounds.processes import n_launched, processes_of
 from lm_bounds.tasks.harness import check_model_args, one_line, quieten
-from lm_bounds.weights import check_unmeasured, read_module
+from lm_bounds.weights import check_unmeasured, checkpoint_directory, quantised_files, weights_of
 
 _NAME = re.compile(r"(?P<pretrained>.*?)(,peft=(?P<peft>.*?))?(,delta=(?P<delta>.*))?", re.DOTALL)
 _BUILT_IN = "lm_bounds/"
@@ -68,11 +68,18 @@ def model_arguments(plan: Plan, given: str | None = None) -> dict[str, Any]:
     place = {} if "pretrained" in chosen else _place(plan)
     model = plan.model
     how: dict[str, Any] = {"dtype": model.dtype}
-    if model.dtype in _HALF_FORMATS and plan.code.stored_bytes > _BYTES_OF_HALF * plan.code.n_parameters:
+    is_wide = plan.code.stored_bytes > _BYTES_OF_HALF * plan.code.n_parameters
+    # Codes of a quantised checkpoint are wide integers in its files, which say nothing of how it computes.
+    if model.dtype in _HALF_FORMATS and is_wide and not _is_quantised({**place, **chosen}):
         how = {"dtype": "float32", "mixed_precision_dtype": model.dtype}
     if not model.default_prefix:
         how["prefix_token_id"] = model.prefix_token_id
     return {**place, **how, **chosen}
+
+
+def _is_quantised(place: dict[str, Any]) -> bool:
+    directory = checkpoint_directory(str(place["pretrained"]), place.get("revision")) if "pretrained" in place else None
+    return directory is not None and quantised_files(directory) is not None
 
 
 def _place(plan: Plan) -> dict[str, Any]:
@@ -169,11 +176,15 @@ def measure_again(plan: Plan, lm: Any, corpus_path: str | None) -> tuple[list[Ch
     Raises:
         LmBoundsError: when the weights cannot be measured.
     """
-    code = complexity(read_module(lm.model), plan.settings)
+    from lm_bounds.scoring import make_scorer
+
+    origin = weights_of(lm, lambda: make_scorer(lm, plan.model.context).vocab_size)
+    code = complexity(origin.weights, plan.settings)
     checks = [check_weights(plan.code, code), check_code(plan.code, code)]
     what = "model"
     try:
-        scorer = _scorer(lm, plan)
+        check_unmeasured(lm.model, origin.compared)
+        scorer = make_scorer(lm, plan.model.context)
         checks.append(check_model(plan.model, model_facts(lm, scorer)))
         what = "corpus"
         corpus = opened_corpus(lm, plan.corpus.corpus_id, corpus_path, scorer.vocab_size)
@@ -183,14 +194,7 @@ def measure_again(plan: Plan, lm: Any, corpus_path: str | None) -> tuple[list[Ch
             what = "causality"
             check_causal(plan, scorer, corpus)
             checks.append(Check(what, True, "no prediction moves with later tokens"))
-            return checks, Session(plan, corpus, scorer)
+            return checks, Session(plan, corpus, scorer, state=origin.state)
     except LmBoundsError as error:
         checks.append(Check(what, False, str(error)))
     return checks, None
-
-
-def _scorer(lm: Any, plan: Plan) -> Any:
-    from lm_bounds.scoring import make_scorer
-
-    check_unmeasured(lm.model)
-    return make_scorer(lm, plan.model.context)

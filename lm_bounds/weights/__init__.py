@@ -2,9 +2,12 @@
 
 from lm_bounds.weights.checkpoint import read_checkpoint
 from lm_bounds.weights.config import canonical_config
+from lm_bounds.weights.fingerprint import fingerprint
 from lm_bounds.weights.given import Given, relative, restore
 from lm_bounds.weights.layouts import layout_of, packing_of, packings
+from lm_bounds.weights.loaded import LoadedCheck, check_loaded
 from lm_bounds.weights.module import read_module
+from lm_bounds.weights.origin import Origin, checkpoint_directory, quantised_files, unchanged, weights_of
 from lm_bounds.weights.protocol import DENSE, Tensor, Weights, distinct
 from lm_bounds.weights.safetensors_file import read_safetensors, serialise
 from lm_bounds.weights.sources import read_source
@@ -13,14 +16,20 @@ from lm_bounds.weights.unmeasured import check_unmeasured
 __all__ = [
     "DENSE",
     "Given",
+    "LoadedCheck",
+    "Origin",
     "Tensor",
     "Weights",
     "canonical_config",
+    "check_loaded",
     "check_unmeasured",
+    "checkpoint_directory",
     "distinct",
+    "fingerprint",
     "layout_of",
     "packing_of",
     "packings",
+    "quantised_files",
     "read_checkpoint",
     "read_module",
     "read_safetensors",
@@ -28,4 +37,6 @@ __all__ = [
     "relative",
     "restore",
     "serialise",
+    "unchanged",
+    "weights_of",
 ]

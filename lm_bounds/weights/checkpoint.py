@@ -58,6 +58,15 @@ def read_checkpoint(path: str | Path) -> Weights:
     return with_layout(Weights(str(place), kept, aliases, config))
 
 
+def tensor_names(directory: Path) -> frozenset[str]:
+    """The names of the tensors of a directory's safetensors files; only headers are read.
+
+    Raises:
+        WeightsError: as ``read_checkpoint``.
+    """
+    return frozenset(tensor.name for tensor in _directory_tensors(directory))
+
+
 def _directory_tensors(directory: Path) -> list[Tensor]:
     if (directory / SINGLE).exists():
         return read_safetensors(directory / SINGLE)

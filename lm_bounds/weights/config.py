@@ -33,9 +33,6 @@ _VOLATILE = frozenset(
 # Below these keys everything may define the model, e.g. the ``dtype`` of the codes of a method.
 _VERBATIM = frozenset({"compression_config", "gguf", "quantization_config", "quip_params", "safetensors_metadata"})
 
-#: Why a quantised model is refused, and what to do.
-NOT_QUANTISED = "measured sizes of quantised models are not supported yet: use the unquantised checkpoint"
-
 
 def canonical_config(config: Mapping[str, Any]) -> bytes:
     """A configuration as compact JSON with sorted keys, without what does not define the model.
@@ -62,24 +59,19 @@ def canonical_config(config: Mapping[str, Any]) -> bytes:
         raise WeightsError(f"the configuration cannot be written as JSON: {error}") from error
 
 
-def refuse_quantised(config: Mapping[str, Any]) -> None:
-    """Refuse a configuration that names a quantised layout, at any depth.
+def quantisation_method(config: Mapping[str, Any]) -> str | None:
+    """The method of the ``quantization_config`` of a configuration, at any depth; None where there is none.
 
-    Raises:
-        WeightsError: it has a ``quantization_config``.
+    >>> quantisation_method({"text_config": {"quantization_config": {"quant_method": "gptq"}}})
+    'gptq'
     """
     for key, value in config.items():
         if key == "quantization_config" and value is not None:
             method = value.get("quant_method", "unknown") if isinstance(value, Mapping) else "unknown"
-            raise quantised_error(method)
-        if isinstance(value, Mapping):
-            refuse_quantised(value)
-
-
-def quantised_error(method: object) -> WeightsError:
-    """The error for a model whose tensors are codes of some quantisation method."""
-    name = method.value if isinstance(method, enum.Enum) else method
-    return WeightsError(f"quantised checkpoint (method {name}): {NOT_QUANTISED}")
+            return str(_plain(method))
+        if isinstance(value, Mapping) and (found := quantisation_method(value)) is not None:
+            return found
+    return None
 
 
 def _defining(value: Any, dropped: frozenset[str] = _VOLATILE) -> Any:

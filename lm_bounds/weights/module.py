@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Mapping
+import unittest.mock
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,7 +13,8 @@ from numpy.typing import NDArray
 
 from lm_bounds.errors import WeightsError
 from lm_bounds.weights.adapters import adapter_tensor, joined
-from lm_bounds.weights.config import canonical_config, quantised_error, refuse_quantised
+from lm_bounds.weights.config import canonical_config
+from lm_bounds.weights.layouts.registry import METADATA, with_layout
 from lm_bounds.weights.protocol import Tensor, Weights, distinct
 from lm_bounds.weights.unmeasured import fresh_network
 from lm_bounds.weights.wrapped import Parts, is_wrapped, take_apart
@@ -51,6 +53,10 @@ def read_module(model: torch.nn.Module) -> Weights:
     that ``save_pretrained`` wrote has the checkpoint's tensors, configuration and hash. Buffers that are not
     saved do not count.
 
+    A model that was quantised in memory has the tensors that its library keeps: a tensor subclass ``NAME`` of a
+    layer is taken apart into ``_NAME_PART``, and what else it says of itself (block sizes, number formats) becomes
+    part of the configuration. Some libraries unpack their codes at the first forward pass: read the model before it.
+
     Args:
         model: a module on any device. One with an adapter of peft gives what the files of its base and of the adapter
             give, ``BASE,peft=ADAPTER``.
@@ -60,20 +66,20 @@ def read_module(model: torch.nn.Module) -> Weights:
         they are those of that moment.
 
     Raises:
-        WeightsError: the model is quantised or offloaded, has a parameter outside its state dict, a tensor
-            that is not dense and plain, a configuration of an unknown kind, or adapters that are not one in use.
+        WeightsError: the model is offloaded, has a parameter outside its state dict, a tensor that is not dense and
+            cannot be taken apart, a configuration of an unknown kind, or adapters that are not one in use.
     """
-    state = _plain_state(model)
+    state = module_state(model)
     if is_wrapped(model):
         return _with_adapter(model, take_apart(model, state))
     kept, aliases = distinct(_tensors(model, state))
-    return Weights(type(model).__name__, kept, aliases, canonical_config(_config(model)))
+    return with_layout(Weights(type(model).__name__, kept, aliases, canonical_config(_config(model))))
 
 
 def _with_adapter(model: torch.nn.Module, parts: Parts) -> Weights:
     """As the files of the base and of the adapter hold them."""
     config = _config(parts.base)
-    adapter = [adapter_tensor(_tensor(name, value)) for name, value in parts.adapter_state.items()]
+    adapter = [adapter_tensor(module_tensor(name, value)) for name, value in parts.adapter_state.items()]
     tensors = [*_tensors(parts.base, parts.base_state), *adapter]
     return joined(type(model).__name__, tensors, config, parts.config)
 
@@ -81,26 +87,71 @@ def _with_adapter(model: torch.nn.Module, parts: Parts) -> Weights:
 def _tensors(model: torch.nn.Module, state: dict[str, torch.Tensor]) -> list[Tensor]:
     """The tensors of a state dict, each tied one once, under the names of a checkpoint."""
     untied = dict(state)
-    for name in _tied(model, state):
+    for name in tied_names(model, state):
         del untied[name]
-    return [_tensor(name, value) for name, value in _as_saved(model, untied).items()]
+    return [module_tensor(name, value) for name, value in as_saved(model, untied).items()]
 
 
-def _plain_state(model: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """The state dict, after refusing whatever is not a dense tensor of numbers."""
-    state: dict[str, Any] = dict(model.state_dict())
-    for name, _ in model.named_parameters(remove_duplicate=False):
-        if name not in state:
-            raise WeightsError(f"parameter {name!r} is not in the model's state dict, so no checkpoint would hold it")
+def module_state(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """The state dict, subclasses taken apart, after refusing whatever is not a dense tensor of numbers.
+
+    Raises:
+        WeightsError: naming what cannot be read, or a parameter that is not in the state dict.
+    """
+    given: dict[str, Any] = dict(model.state_dict())
+    state: dict[str, torch.Tensor] = {}
+    for name, value in given.items():
+        state.update(parts_of(name, value))
+    _refuse_hidden(model, given)
     for name, value in state.items():
         _refuse_unreadable(name, value)
     return state
 
 
+def _refuse_hidden(model: torch.nn.Module, state: Mapping[str, Any]) -> None:
+    for name, _ in model.named_parameters(remove_duplicate=False):
+        if name not in state:
+            raise WeightsError(f"parameter {name!r} is not in the model's state dict, so no checkpoint would hold it")
+
+
+def parts_of(name: str, value: Any) -> dict[str, Any]:
+    """A tensor subclass as the tensors that it is made of, at any depth; anything else as it is.
+
+    Args:
+        name: in the state dict.
+        value: a tensor.
+
+    Returns:
+        The parts by the names that safetensors files have for them: ``LAYER._NAME_PART``.
+    """
+    if not hasattr(value, "__tensor_flatten__") or _is_plain(value):
+        return {name: value}
+    layer, _, own = name.rpartition(".")
+    parts: dict[str, Any] = {}
+    for part in value.__tensor_flatten__()[0]:
+        parts.update(parts_of(f"{layer}._{own}_{part}".lstrip("."), getattr(value, part)))
+    return parts
+
+
+def _is_plain(value: Any) -> bool:
+    import torch
+
+    return type(value) in (torch.Tensor, torch.nn.Parameter)
+
+
+def _subclasses(model: torch.nn.Module) -> dict[str, dict[str, str]]:
+    """What each tensor subclass of the state dict says of itself besides its tensors: a class and its settings."""
+    return {
+        name: {"_type": type(value).__name__, "settings": str(value.__tensor_flatten__()[1])}
+        for name, value in model.state_dict().items()
+        if not _is_plain(value) and hasattr(value, "__tensor_flatten__")
+    }
+
+
 def _refuse_unreadable(name: str, value: Any) -> None:
     import torch
 
-    if type(value) not in (torch.Tensor, torch.nn.Parameter):
+    if not _is_plain(value):
         kind = type(value).__name__
         raise WeightsError(f"state dict entry {name!r} is a {kind}, not a plain tensor: its layout is not supported")
     if value.device.type == "meta":
@@ -109,7 +160,7 @@ def _refuse_unreadable(name: str, value: Any) -> None:
         raise WeightsError(f"tensor {name!r} is not dense ({value.layout}, {value.dtype}): use a dense checkpoint")
 
 
-def _tied(model: torch.nn.Module, state: Mapping[str, torch.Tensor]) -> list[str]:
+def tied_names(model: torch.nn.Module, state: Mapping[str, torch.Tensor]) -> list[str]:
     """Names to drop: declared as tied to another one that stays, and equal to it bit for bit."""
     declared: Mapping[str, str] = getattr(model, "all_tied_weights_keys", None) or {}
     dropped: list[str] = []
@@ -127,10 +178,11 @@ def _same(one: torch.Tensor, other: torch.Tensor) -> bool:
     return bool(np.array_equal(_piece(one), _piece(other)))  # as bytes: a NaN equals itself
 
 
-def _as_saved(model: torch.nn.Module, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def as_saved(model: torch.nn.Module, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """The state dict under the names and in the layout of the checkpoint format of its architecture.
 
-    transformers renames tensors, and fuses those of experts, while loading; saving reverts that.
+    transformers renames tensors, and fuses those of experts, while loading; saving reverts that. A tensor that is only
+    renamed stays the same object.
     """
     try:
         from transformers import PreTrainedModel
@@ -139,14 +191,34 @@ def _as_saved(model: torch.nn.Module, state: dict[str, torch.Tensor]) -> dict[st
         return state
     if not isinstance(model, PreTrainedModel):
         return state
+    conversions = getattr(model, "_weight_conversions", None)
     if getattr(model, "_hf_peft_config_loaded", False):
         # transformers keeps the renamings of what it loaded last, which was the adapter.
         model = fresh_network(model)
-    saved: dict[str, torch.Tensor] = revert_weight_conversion(model, state)
-    return saved
+    elif getattr(model, "hf_quantizer", None) is not None and conversions:
+        with unittest.mock.patch.object(model, "_weight_conversions", _reversible(conversions)):
+            return dict(revert_weight_conversion(model, state))
+    return dict(revert_weight_conversion(model, state))
 
 
-def _tensor(name: str, value: torch.Tensor) -> Tensor:
+def _reversible(conversions: Iterable[Any]) -> list[Any]:
+    """Those of the architecture; what a quantiser makes of its tensors while loading cannot be reverted."""
+    kept = []
+    for conversion in conversions:
+        try:
+            conversion.reverse_transform()
+        except (NotImplementedError, ValueError):
+            continue
+        kept.append(conversion)
+    return kept
+
+
+def module_tensor(name: str, value: torch.Tensor) -> Tensor:
+    """A tensor of a module, whose bytes are copied when they are asked for.
+
+    Raises:
+        WeightsError: no checkpoint could hold its dtype.
+    """
     dtype = str(value.dtype).removeprefix("torch.")
     if dtype not in _TORCH_DTYPES:
         raise WeightsError(f"tensor {name!r} has dtype {dtype}, which is not supported; cast the model first")
@@ -165,19 +237,15 @@ def _piece(value: torch.Tensor, start: int = 0, stop: int | None = None) -> NDAr
 def _config(model: torch.nn.Module) -> dict[str, Any]:
     """The configuration of a network without an adapter."""
     config = getattr(model, "config", None)
-    quantizer = getattr(model, "hf_quantizer", None)
-    if quantizer is not None:
-        settings = getattr(quantizer, "quantization_config", None)
-        raise quantised_error(getattr(settings, "quant_method", "unknown"))
     if config is None:
         described: dict[str, Any] = {}
     elif hasattr(config, "to_json_string"):
         described = json.loads(config.to_json_string(use_diff=True))
-        refuse_quantised(described)
         described["architectures"] = [type(model).__name__]
     elif isinstance(config, Mapping):
         described = dict(config)
-        refuse_quantised(described)
     else:
         raise WeightsError(f"the model's config is a {type(config).__name__}; give it a mapping or a PretrainedConfig")
+    if subclasses := _subclasses(model):
+        described[METADATA] = subclasses
     return described

@@ -172,15 +172,10 @@ def test_parameters_outside_the_state_dict_are_refused() -> None:
         read_module(torch.nn.Sequential(Hiding(2, 2)))
 
 
-def test_quantised_models_are_refused_by_method() -> None:
+def test_how_a_model_is_quantised_is_described() -> None:
     model = random_model("llama")
-    model.config.quantization_config = {"quant_method": "gptq", "bits": 4}
-    with pytest.raises(WeightsError, match=r"method gptq"):
-        read_module(model)
-    model = random_model("llama")
-    model.hf_quantizer = type("Quantizer", (), {})()
-    with pytest.raises(WeightsError, match="quantised checkpoint"):
-        read_module(model)
+    model.config.quantization_config = {"quant_method": "gptq", "bits": 4, "dtype": "int4"}
+    assert b'"quantization_config":{"bits":4,"dtype":"int4","quant_method":"gptq"}' in read_module(model).config
 
 
 def test_configuration_of_a_plain_module() -> None:
