@@ -21,7 +21,7 @@ from lm_bounds.compressors.protocol import Compressor
 from lm_bounds.compressors.xz import Xz
 from lm_bounds.compressors.zstd import Zstd
 from lm_bounds.errors import UsageError, WeightsError, nearest
-from lm_bounds.weights.given import Given, relative
+from lm_bounds.weights.prior.given import Given, relative
 from lm_bounds.weights.protocol import Weights
 from lm_bounds.weights.watched import watched
 

@@ -2,16 +2,16 @@
 
 from lm_bounds.weights.checkpoint import read_checkpoint
 from lm_bounds.weights.config import canonical_config
-from lm_bounds.weights.fingerprint import fingerprint
-from lm_bounds.weights.given import Given, relative, restore
+from lm_bounds.weights.integrity.fingerprint import fingerprint
+from lm_bounds.weights.integrity.loaded import LoadedCheck, check_loaded
+from lm_bounds.weights.integrity.origin import Origin, checkpoint_directory, quantised_files, unchanged, weights_of
+from lm_bounds.weights.integrity.unmeasured import check_unmeasured
 from lm_bounds.weights.layouts import layout_of, packing_of, packings
-from lm_bounds.weights.loaded import LoadedCheck, check_loaded
 from lm_bounds.weights.module import read_module
-from lm_bounds.weights.origin import Origin, checkpoint_directory, quantised_files, unchanged, weights_of
+from lm_bounds.weights.prior.given import Given, relative, restore
 from lm_bounds.weights.protocol import DENSE, Tensor, Weights, distinct
 from lm_bounds.weights.safetensors_file import read_safetensors, serialise
 from lm_bounds.weights.sources import read_source
-from lm_bounds.weights.unmeasured import check_unmeasured
 
 __all__ = [
     "DENSE",

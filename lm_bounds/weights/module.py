@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from lm_bounds.errors import WeightsError
 from lm_bounds.weights.adapters import adapter_tensor, joined
 from lm_bounds.weights.config import canonical_config
+from lm_bounds.weights.integrity.unmeasured import fresh_network
 from lm_bounds.weights.layouts.registry import METADATA, with_layout
 from lm_bounds.weights.protocol import Tensor, Weights, distinct
-from lm_bounds.weights.unmeasured import fresh_network
 from lm_bounds.weights.wrapped import Parts, is_wrapped, take_apart
 
 if TYPE_CHECKING:

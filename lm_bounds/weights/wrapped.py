@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from lm_bounds.errors import WeightsError
 from lm_bounds.weights.adapters import WRAPPED, canonical_adapter
-from lm_bounds.weights.unmeasured import fresh_network
+from lm_bounds.weights.integrity.unmeasured import fresh_network
 
 if TYPE_CHECKING:
     import torch

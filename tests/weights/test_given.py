@@ -14,9 +14,9 @@ from lm_bounds.codelength import total_bits
 from lm_bounds.compressors import get_compressor, measure, measure_given
 from lm_bounds.errors import WeightsError
 from lm_bounds.weights import Given, Tensor, Weights, distinct, relative, restore
-from lm_bounds.weights.differences import difference, undone
-from lm_bounds.weights.given import Treatment
-from lm_bounds.weights.merged_config import merged_header, split_header
+from lm_bounds.weights.prior.differences import difference, undone
+from lm_bounds.weights.prior.given import Treatment
+from lm_bounds.weights.prior.merged_config import merged_header, split_header
 from lm_bounds.weights.protocol import DTYPE_BYTES
 
 CONFIG = b'{"hidden_size":4,"layers":[1,2],"model_type":"test"}'

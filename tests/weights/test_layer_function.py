@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lm_bounds.errors import WeightsError
-from lm_bounds.weights.layer_function import compare_layer, compare_values
+from lm_bounds.weights.integrity.layer_function import compare_layer, compare_values
 
 FORMATS = [torch.float32, torch.float16, torch.bfloat16]
 

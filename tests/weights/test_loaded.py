@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from lm_bounds.errors import WeightsError
 from lm_bounds.weights import check_loaded, check_unmeasured, fingerprint, read_checkpoint, weights_of
-from lm_bounds.weights.origin import checkpoint_directory, quantised_files
+from lm_bounds.weights.integrity.origin import checkpoint_directory, quantised_files
 
 LAYER = "model.layers.1.self_attn.k_proj"
 Change = Callable[[dict[str, torch.Tensor]], None]

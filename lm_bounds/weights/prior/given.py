@@ -17,8 +17,8 @@ from lm_bounds.codelength.adaptive import adaptive_bits
 from lm_bounds.codelength.charges import COMPRESSOR_SLOTS, PRIOR_ITEM
 from lm_bounds.codelength.ledger import LedgerItem
 from lm_bounds.errors import WeightsError
-from lm_bounds.weights.differences import difference, undone
-from lm_bounds.weights.merged_config import merged_header, split_header
+from lm_bounds.weights.prior.differences import difference, undone
+from lm_bounds.weights.prior.merged_config import merged_header, split_header
 from lm_bounds.weights.protocol import DTYPE_BYTES, Tensor, Weights
 
 _SHA256_BITS = 256

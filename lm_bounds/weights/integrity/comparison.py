@@ -12,13 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lm_bounds.errors import WeightsError
-from lm_bounds.weights.layer_function import compare_layer
+from lm_bounds.weights.integrity.layer_function import compare_layer
+from lm_bounds.weights.integrity.unmeasured import has_own_forward
 from lm_bounds.weights.layouts.protocol import Layout, Misfit, member
 from lm_bounds.weights.layouts.registry import layout_of
 from lm_bounds.weights.layouts.values import floats
 from lm_bounds.weights.module import as_saved, module_state, module_tensor
 from lm_bounds.weights.protocol import DTYPE_BYTES, Tensor, Weights
-from lm_bounds.weights.unmeasured import has_own_forward
 
 if TYPE_CHECKING:
     import torch

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lm_bounds.errors import WeightsError
-from lm_bounds.weights.layer_function import compare_values
+from lm_bounds.weights.integrity.layer_function import compare_values
 from lm_bounds.weights.layouts.gguf import PART_MARK, Gguf
 from lm_bounds.weights.layouts.protocol import Misfit
 from lm_bounds.weights.layouts.values import floats

@@ -8,15 +8,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from lm_bounds.errors import WeightsError
-from lm_bounds.weights.comparison import Comparison, with_prefix
 from lm_bounds.weights.config import canonical_config
-from lm_bounds.weights.fingerprint import fingerprint
-from lm_bounds.weights.gguf_loaded import compare_gguf
+from lm_bounds.weights.integrity.comparison import Comparison, with_prefix
+from lm_bounds.weights.integrity.fingerprint import fingerprint
+from lm_bounds.weights.integrity.gguf_loaded import compare_gguf
+from lm_bounds.weights.integrity.unmeasured import fresh_network
 from lm_bounds.weights.layouts.gguf import Gguf
 from lm_bounds.weights.layouts.registry import METADATA, layout_of
 from lm_bounds.weights.module import as_saved, module_state, tied_names
 from lm_bounds.weights.protocol import Weights
-from lm_bounds.weights.unmeasured import fresh_network
 
 if TYPE_CHECKING:
     import torch

@@ -11,8 +11,8 @@ from typing import Any
 from lm_bounds.errors import WeightsError
 from lm_bounds.weights.checkpoint import read_checkpoint, tensor_names
 from lm_bounds.weights.config import quantisation_method
-from lm_bounds.weights.fingerprint import fingerprint
-from lm_bounds.weights.loaded import check_loaded, check_names
+from lm_bounds.weights.integrity.fingerprint import fingerprint
+from lm_bounds.weights.integrity.loaded import check_loaded, check_names
 from lm_bounds.weights.module import read_module
 from lm_bounds.weights.protocol import Weights
 

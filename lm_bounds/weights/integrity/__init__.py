@@ -1,0 +1,1 @@
+"""Is the model that is evaluated the one whose weights are measured?"""

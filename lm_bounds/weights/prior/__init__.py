@@ -1,0 +1,1 @@
+"""Weights described with the help of others that the decoder has."""
