@@ -66,7 +66,7 @@ class Settings:
     """The parameters of a run.
 
     Args:
-        corpus_path: file or folder of a ``local`` corpus.
+        corpus_path: file or folder of a ``local`` corpus, data units of ``oas``, or a YAML file of parameters.
         windows: certifying windows, >= 1.
         pilot: windows of the pilot in addition, >= 2; None for max(64, windows/10).
         context: scored tokens of a window; None for the smaller of 1024 and what the model allows.

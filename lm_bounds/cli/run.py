@@ -12,7 +12,9 @@ from lm_bounds.errors import UsageError
 
 def _metadata_options(command: Any) -> Any:
     options = (
-        click.option("--corpus_path", "--corpus-path", help="Text file, folder of them, .jsonl or token .bin file."),
+        click.option(
+            "--corpus_path", "--corpus-path", help="Text, .jsonl, token .bin, data units, a folder of them, or YAML."
+        ),
         click.option("--windows", type=int, help="Certifying windows.  [default: 1000]"),
         click.option("--pilot", type=int, help="Windows of the pilot.  [default: max(64, windows/10)]"),
         click.option("--context", type=int, help="Scored tokens of a window.  [default: min(1024, model's)]"),

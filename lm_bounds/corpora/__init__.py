@@ -1,5 +1,6 @@
 """What a corpus is, which corpora are registered, and the readers of each storage layout."""
 
+from lm_bounds.corpora.antibodies import AntibodyCorpus, antibody_tokenizer, write_antibody_tokenizer
 from lm_bounds.corpora.local import open_local
 from lm_bounds.corpora.number_text import number_tokenizer
 from lm_bounds.corpora.opening import check_source, derived_facts, open_corpus, parameters
@@ -9,11 +10,13 @@ from lm_bounds.corpora.synthetic import SyntheticCorpus
 from lm_bounds.corpora.tokenizer_hash import tokenizer_sha256
 
 __all__ = [
+    "AntibodyCorpus",
     "Corpus",
     "CorpusSpec",
     "SyntheticCorpus",
     "TokenCorpus",
     "Tokenizer",
+    "antibody_tokenizer",
     "check_source",
     "corpus_spec",
     "corpus_specs",
@@ -24,4 +27,5 @@ __all__ = [
     "parameters",
     "read_registry",
     "tokenizer_sha256",
+    "write_antibody_tokenizer",
 ]

@@ -60,7 +60,7 @@ def open_local(
         tokens, source_starts = _map_token_file(location, len(tokenizer)), np.zeros(1, dtype=np.int64)
         check_token_ids(tokens, n_known_ids, source, f"write it with this tokenizer, as {tokens.dtype.name}")
     else:
-        _check_cache_apart(location, Path(cache_dir))
+        check_cache_apart(location, Path(cache_dir))
         tokens, source_starts = tokenise(
             location, tokenizer, tokenizer_hash, end_of_text_id=end_of_text_id, cache_dir=Path(cache_dir)
         )
@@ -92,8 +92,12 @@ def locate_source(source: str) -> tuple[Path, bool]:
     return location, stat.S_ISDIR(mode)
 
 
-def _check_cache_apart(location: Path, cache_dir: Path) -> None:
-    """A cache among the documents would be read as one of them by the next run."""
+def check_cache_apart(location: Path, cache_dir: Path) -> None:
+    """Refuses a cache among the documents, which the next run would read as one of them.
+
+    Raises:
+        UsageError: naming both.
+    """
     try:
         below = cache_dir.resolve().relative_to(location.resolve())
     except ValueError:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lm_bounds.corpora.antibodies import antibody_parameters, open_antibodies
 from lm_bounds.corpora.integer_processes import RandomProcess
 from lm_bounds.corpora.local import locate_source, open_local
 from lm_bounds.corpora.number_text import check_number_tokenizer
@@ -23,12 +25,7 @@ def check_source(spec: CorpusSpec, path: str | None) -> None:
         UsageError: the corpus needs a path and none was given.
         CorpusError: the path does not exist, or does not hold what the corpus needs.
     """
-    if spec.layout != "files":
-        parameters(spec, path)
-    elif path is None:
-        raise UsageError(f"corpus {spec.id!r} needs its place: pass corpus_path=FILE-OR-FOLDER in --metadata")
-    else:
-        locate_source(path)
+    _LAYOUTS[spec.layout].check(spec, path)
 
 
 def open_corpus(
@@ -45,7 +42,7 @@ def open_corpus(
     Args:
         spec: of the registry.
         path: for ``files`` the text or tokens; for sequences a YAML file of parameters in place of the registry's, or
-            None.
+            None; for antibodies the data units, or a YAML file that names them.
         tokenizer: the tokenizer of the language model.
         end_of_text_id: the id that ends a document of text; None where the model has none.
         n_logits: number of logits of the language model, above every id; None where it is not known.
@@ -56,10 +53,8 @@ def open_corpus(
         UsageError: an argument is missing or out of range.
     """
     check_source(spec, path)
-    if spec.layout == "files":
-        return open_local(str(path), tokenizer, end_of_text_id=end_of_text_id, n_logits=n_logits, cache_dir=cache_dir)
-    check_number_tokenizer(tokenizer, spec.id)
-    return SyntheticCorpus(spec.id, parameters(spec, path), tokenizer_sha256(tokenizer))
+    use = {"end_of_text_id": end_of_text_id, "n_logits": n_logits, "cache_dir": cache_dir}
+    return _LAYOUTS[spec.layout].open(spec, path, tokenizer, use)
 
 
 def parameters(spec: CorpusSpec, path: str | None = None) -> SyntheticParameters:
@@ -74,11 +69,47 @@ def parameters(spec: CorpusSpec, path: str | None = None) -> SyntheticParameters
 def derived_facts(spec: CorpusSpec) -> dict[str, Any]:
     """What follows exactly from the parameters of a corpus of random integers: how many there are, and the entropy
     rate of its tokens, below which no model's expected loss lies; nothing for other corpora."""
-    process = None if spec.layout == "files" else parameters(spec).make_process()
+    process = parameters(spec).make_process() if spec.layout == "random" else None
     if not isinstance(process, RandomProcess):
         return {}
     rate = process.entropy_rate(parameters(spec).row_tokens)
     return {"distinct_integers": len(process.alphabet), "entropy_rate_in_bits_per_token": rate}
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """What a storage layout does: ``check(spec, path)`` before there is a tokenizer, then ``open(spec, path, tokenizer,
+    use)`` with the keyword arguments of ``open_corpus`` in ``use``."""
+
+    check: Callable[[CorpusSpec, str | None], object]
+    open: Callable[[CorpusSpec, str | None, Tokenizer, Mapping[str, Any]], Corpus]
+
+
+def _check_files(spec: CorpusSpec, path: str | None) -> None:
+    if path is None:
+        raise UsageError(f"corpus {spec.id!r} needs its place: pass corpus_path=FILE-OR-FOLDER in --metadata")
+    locate_source(path)
+
+
+def _open_files(spec: CorpusSpec, path: str | None, tokenizer: Tokenizer, use: Mapping[str, Any]) -> Corpus:
+    return open_local(str(path), tokenizer, **use)
+
+
+def _open_sequences(spec: CorpusSpec, path: str | None, tokenizer: Tokenizer, use: Mapping[str, Any]) -> Corpus:
+    check_number_tokenizer(tokenizer, spec.id)
+    return SyntheticCorpus(spec.id, parameters(spec, path), tokenizer_sha256(tokenizer))
+
+
+def _open_antibodies(spec: CorpusSpec, path: str | None, tokenizer: Tokenizer, use: Mapping[str, Any]) -> Corpus:
+    return open_antibodies(spec.id, antibody_parameters(spec.id, spec.parameters, path), tokenizer, **use)
+
+
+_LAYOUTS = {
+    "files": _Layout(_check_files, _open_files),
+    "structured": _Layout(parameters, _open_sequences),
+    "random": _Layout(parameters, _open_sequences),
+    "antibodies": _Layout(lambda spec, path: antibody_parameters(spec.id, spec.parameters, path), _open_antibodies),
+}
 
 
 def _read(path: str) -> Mapping[str, Any]:

@@ -47,7 +47,7 @@ def source_files(location: Path) -> tuple[SourceFile, ...]:
     """
     if not location.is_dir():
         return (_source_file(location, location.name),)
-    names = sorted(_names_below(location))
+    names = sorted(names_below(location))
     found: list[SourceFile] = []
     seen: set[tuple[int, int]] = set()
     for name in names:
@@ -63,8 +63,12 @@ def source_files(location: Path) -> tuple[SourceFile, ...]:
     return tuple(found)
 
 
-def _names_below(folder: Path) -> Iterator[str]:
-    """Relative POSIX paths of all visible files; each folder is entered once, so that links cannot loop."""
+def names_below(folder: Path) -> Iterator[str]:
+    """Relative POSIX paths of all visible files; each folder is entered once, so that links cannot loop.
+
+    Raises:
+        CorpusError: something cannot be listed.
+    """
     pending = [""]
     entered: set[tuple[int, int]] = set()
     while pending:

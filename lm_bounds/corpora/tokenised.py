@@ -11,7 +11,8 @@ import secrets
 import struct
 import sys
 from array import array
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -20,7 +21,7 @@ import numpy as np
 
 from lm_bounds.corpora import text_documents
 from lm_bounds.corpora.protocol import Tokenizer
-from lm_bounds.corpora.text_documents import SourceFile, TextPiece, files_sha256, source_files, text_pieces
+from lm_bounds.corpora.text_documents import TextPiece, files_sha256, source_files, text_pieces
 from lm_bounds.corpora.token_stream import IntArray, TokenArray, token_chunks
 from lm_bounds.errors import CorpusError
 
@@ -32,6 +33,25 @@ _HEADER = struct.Struct("<8sQQ8x32s")
 _BATCH_CHARS = 1 << 21
 _PIECE_OVERHEAD_CHARS = 64
 _PROGRESS_FROM_BYTES = 8_000_000
+
+
+@dataclass(frozen=True)
+class TextSource:
+    """Documents of text that are to be tokenised.
+
+    Args:
+        name: what they are called in a message.
+        sha256: of the documents, or of all that they are made from.
+        pieces: reads them, piece by piece.
+        is_unchanged: whether they are still those of the hash.
+        n_bytes: their size; None where it is not known before they are read.
+    """
+
+    name: str
+    sha256: str
+    pieces: Callable[[], Iterator[TextPiece]]
+    is_unchanged: Callable[[], bool]
+    n_bytes: int | None = None
 
 
 def tokenise(
@@ -51,22 +71,40 @@ def tokenise(
         CorpusError: the text cannot be read or has no tokens, or the cache cannot be written.
     """
     files = source_files(location)
-    key = _cache_key(files, tokenizer_hash, end_of_text_id)
+    source = TextSource(
+        str(location),
+        files_sha256(files),
+        lambda: text_pieces(files),
+        lambda: source_files(location) == files,
+        sum(file.n_bytes for file in files),
+    )
+    return tokenise_source(source, tokenizer, tokenizer_hash, end_of_text_id=end_of_text_id, cache_dir=cache_dir)
+
+
+def tokenise_source(
+    source: TextSource, tokenizer: Tokenizer, tokenizer_hash: str, *, end_of_text_id: int | None, cache_dir: Path
+) -> tuple[TokenArray, IntArray]:
+    """The tokens of documents of text, wherever they are, and where each starts; see ``tokenise``.
+
+    Raises:
+        CorpusError: as ``tokenise``.
+    """
+    key = _cache_key(source, tokenizer_hash, end_of_text_id)
     target = cache_dir / f"{key}.tokens"
     cached = read_token_file(target)
     if cached is None:
-        _build(location, files, tokenizer, end_of_text_id, target)
+        _build(source, tokenizer, end_of_text_id, target)
         cached = read_token_file(target)
     if cached is None:
         raise CorpusError(f"{target} was written but cannot be read back; check the disk of the cache folder")
     return cached
 
 
-def _cache_key(files: tuple[SourceFile, ...], tokenizer_hash: str, end_of_text_id: int | None) -> str:
+def _cache_key(source: TextSource, tokenizer_hash: str, end_of_text_id: int | None) -> str:
     parts = {
         "format": _FORMAT,
         "piece_chars": text_documents.PIECE_CHARS,
-        "files": files_sha256(files),
+        "files": source.sha256,
         "tokenizer": tokenizer_hash,
         "end_of_text_id": end_of_text_id,
         # The same tokenizer file can give other ids in another version of the code that runs it.
@@ -95,7 +133,7 @@ def read_token_file(path: Path) -> tuple[TokenArray, IntArray] | None:
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise _cache_error(path, error) from error
+        raise cache_error(path, error) from error
     if len(head) == _HEADER.size:
         magic, n_tokens, n_documents, wanted = _HEADER.unpack(head)
         whole = n_bytes == _HEADER.size + 4 * n_tokens + 8 * n_documents
@@ -117,8 +155,7 @@ def _payload_sha256(tokens: TokenArray, starts: IntArray) -> bytes:
 
 
 def _build(
-    location: Path,
-    files: tuple[SourceFile, ...],
+    source: TextSource,
     tokenizer: Tokenizer,
     end_of_text_id: int | None,
     target: Path,
@@ -129,21 +166,22 @@ def _build(
         target.parent.mkdir(parents=True, exist_ok=True)
         with partial.open("xb") as sink:
             writer = _TokenWriter(sink, end_of_text_id)
-            _tokenise_all(files, tokenizer, writer)
+            _tokenise_all(source, tokenizer, writer)
             writer.finish()
         if not writer.n_tokens:
-            raise CorpusError(f"{location} holds no text that gives tokens; point at text that is not empty")
-        if source_files(location) != files:
-            raise CorpusError(f"{location} was changed while it was read; run again once nothing writes to it")
+            raise CorpusError(f"{source.name} holds no text that gives tokens; point at text that is not empty")
+        if not source.is_unchanged():
+            raise CorpusError(f"{source.name} was changed while it was read; run again once nothing writes to it")
         os.replace(partial, target)
     except OSError as error:
-        raise _cache_error(target, error) from error
+        raise cache_error(target, error) from error
     finally:
         with contextlib.suppress(OSError):
             partial.unlink()
 
 
-def _cache_error(target: Path, error: OSError) -> CorpusError:
+def cache_error(target: Path, error: OSError) -> CorpusError:
+    """What to say where a file of the cache can be neither read nor written."""
     return CorpusError(
         f"cache folder {target.parent} cannot be used: {error.strerror or error}; "
         "check its permissions and free space, or choose another"
@@ -216,9 +254,9 @@ class _TokenWriter:
                 self._write([self._end_of_text_id])
 
 
-def _tokenise_all(files: tuple[SourceFile, ...], tokenizer: Tokenizer, writer: _TokenWriter) -> None:
-    with _progress(sum(file.n_bytes for file in files)) as progress:
-        for batch in _batches(text_pieces(files)):
+def _tokenise_all(source: TextSource, tokenizer: Tokenizer, writer: _TokenWriter) -> None:
+    with _progress(source.n_bytes) as progress:
+        for batch in _batches(source.pieces()):
             texts = [piece.text for piece in batch]
             all_ids = tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
             for piece, ids in zip(batch, all_ids, strict=True):
@@ -241,8 +279,8 @@ def _batches(pieces: Iterator[TextPiece]) -> Iterator[list[TextPiece]]:
         yield batch
 
 
-def _progress(n_bytes: int) -> Any:
+def _progress(n_bytes: int | None) -> Any:
     from tqdm import tqdm  # type: ignore[import-untyped, unused-ignore]
 
-    shown = n_bytes > _PROGRESS_FROM_BYTES and sys.stderr.isatty()
+    shown = (n_bytes is None or n_bytes > _PROGRESS_FROM_BYTES) and sys.stderr.isatty()
     return tqdm(total=n_bytes, unit="B", unit_scale=True, desc="tokenising", file=sys.stderr, disable=not shown)
