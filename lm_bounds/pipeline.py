@@ -35,7 +35,7 @@ from lm_bounds.models import IN_MEMORY, display_name
 from lm_bounds.passes import Progress, no_progress, sample_size, score_certifying, score_pilot, stream_windows
 from lm_bounds.processes import ONE_PROCESS, Processes, check_alike, from_leader, leader_first, together
 from lm_bounds.settings import Settings
-from lm_bounds.weights import check_unmeasured, unchanged, weights_of
+from lm_bounds.weights import check_unmeasured, code_of, unchanged, weights_of
 
 _CALIBRATION_WINDOWS = 64
 _OWN_FACTS = ("created", "model.device", "code.seconds")  # of a plan: those of each process of a run
@@ -270,4 +270,5 @@ def model_facts(lm: Any, scorer: Any) -> ModelFacts:
         default_prefix=scorer.prefix_token_id == own_prefix,
         batch_size=scorer.batch_size,
         device=str(lm.device),
+        code=code_of(lm.model),
     )

@@ -34,7 +34,8 @@ def _probability(name: str, value: Any) -> float:
 def _bits(name: str, value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 1 <= value < math.inf:
         raise UsageError(f"{name} must be a number of bits of at least 1, {value!r} was given")
-    return float(math.ceil(value))
+    bits = float(math.ceil(value))
+    return bits if bits >= value else math.nextafter(bits, math.inf)
 
 
 def _truth(name: str, value: Any) -> bool:

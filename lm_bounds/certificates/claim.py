@@ -18,6 +18,10 @@ _SIZES = {
         "as the operator declares, a program that was fixed before the corpus makes them. "
     ),
 }
+_CUSTOM = (
+    "The network's code is not that of the library transformers: the claim holds if it was fixed before the corpus was "
+    "seen. "
+)
 _RELATIVE = (
     "The size of the weights is relative to those of {name} (weights {sha256:.12}): the claim holds if these were "
     "fixed before the corpus was seen. "
@@ -52,6 +56,7 @@ def claim_sentence(fields: Mapping[str, Any]) -> str:
     prior = fields["complexity"].get("prior")
     relative = "" if prior is None else _RELATIVE.format(name=repr(prior["name"]), sha256=prior["sha256"])
     size = relative + _SIZES.get(fields["complexity"]["source"], "").format(**fields["complexity"])
+    size += "" if model["code"] == "transformers" else _CUSTOM
     runs = "this one run" if shared == 1 else f"up to {shared} runs, fixed before the first of them, on the same draws"
     return (
         f"With probability at least {_complement(fields['settings']['failure_prob'])}{family} over the corpus and the "

@@ -61,6 +61,7 @@ class ModelFacts:
         default_prefix: whether that token is the tokenizer's own.
         batch_size: windows of one forward pass.
         device: where it ran.
+        code: whose code the network is: ``transformers``, or ``custom`` with its modules and a hash of their sources.
     """
 
     name: str
@@ -75,6 +76,7 @@ class ModelFacts:
     default_prefix: bool
     batch_size: int
     device: str
+    code: str = "transformers"
 
     @property
     def context_rule(self) -> str:
@@ -163,7 +165,7 @@ class Plan:
 
 # What a bound, or its comparison with a uniform guess, depends on.
 _CORPUS_FACTS = ("id", "sha256", "n_tokens_kind", "n_metrics")
-_MODEL_FACTS = ("architecture", "vocab_size", "n_choices", "prefix_token_id", "default_prefix", "dtype")
+_MODEL_FACTS = ("architecture", "code", "vocab_size", "n_choices", "prefix_token_id", "default_prefix", "dtype")
 
 
 def certify_seed_parts(

@@ -8,7 +8,7 @@ from typing import Any
 
 from lm_bounds.bounds import BEST, SMOOTHINGS, Method
 from lm_bounds.certificates.evidence import Observations, context_rule
-from lm_bounds.codelength import ARTIFACT, DECLARED, PRIOR_ITEM
+from lm_bounds.codelength import ARTIFACT, DECLARED, PRIOR_BITS, PRIOR_ITEM
 from lm_bounds.settings import UNITS, Settings
 
 # What no description of a hypothesis pays for.
@@ -28,7 +28,7 @@ _WHOLE_NUMBERS = {
 }
 _TEXTS = {
     "corpus": ("id", "source", "sha256", "tokenizer_sha256"),
-    "model": ("name", "architecture", "dtype", "backend", "device"),
+    "model": ("name", "architecture", "code", "dtype", "backend", "device"),
     "complexity": ("sha256",),
 }
 _TRUTHS = {
@@ -145,8 +145,9 @@ def _source_failures(complexity: Mapping[str, Any], settings: Mapping[str, Any])
     is_hashed = bool(_SHA256.fullmatch(str(complexity.get("artifact_sha256"))))
     if is_hashed is not (source == ARTIFACT) or (is_hashed and complexity["code_bits"] % 8):
         yield "an artifact has no sha256 or no whole number of bytes, or there is none"
-    prior, is_charged = complexity.get("prior"), any(e["item"] == PRIOR_ITEM for e in complexity["ledger"])
-    if (settings.get("given") is not None, is_charged) != (prior is not None,) * 2:
+    prior = complexity.get("prior")
+    charged = [e["bits"] for e in complexity["ledger"] if (e["part"], e["item"]) == ("weights", PRIOR_ITEM)]
+    if (settings.get("given") is not None, charged[:1] == [PRIOR_BITS]) != (prior is not None,) * 2:
         yield "the settings, the ledger and complexity.prior do not agree whether the size is relative to a model"
     if prior is not None and not (isinstance(prior["name"], str) and _SHA256.fullmatch(str(prior["sha256"]))):
         yield "complexity.prior has no name or no sha256"

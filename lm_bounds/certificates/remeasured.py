@@ -21,7 +21,7 @@ from lm_bounds.sampling import Windows, draws_sha256
 
 _SHOWN_DIGITS = 12  # of a hash
 _WEIGHTS = ("sha256", "n_parameters", "n_tensors", "stored_bytes")
-_MODEL = ("architecture", "dtype", "vocab_size", "n_choices", "context", "prefix_token_id", "default_prefix")
+_MODEL = ("architecture", "code", "dtype", "vocab_size", "n_choices", "context", "prefix_token_id", "default_prefix")
 _CORPUS = ("sha256", "n_tokens", "n_tokens_kind", "n_documents", "end_of_text_id", "n_metrics")
 
 
@@ -92,6 +92,8 @@ def check_code(stated: CodeLength, found: CodeLength) -> Check:
         return Check("code", False, "the artifact is not the file that was certified (other sha256)", values)
     if found.prior is not None and stated.prior is not None and found.prior.sha256 != stated.prior.sha256:
         return Check("code", False, f"the weights of {found.prior.name!r} are not those that were given", values)
+    if found.bits == stated.bits and found.ledger != stated.ledger:
+        return Check("code", False, f"the {found.bits:,.0f} bits are made up of other items than are stated", values)
     if found.bits == stated.bits:
         return Check("code", True, f"{found.bits:,.0f} bits again", values)
     versions = "" if found.version == stated.version else f" (version {found.version}, {stated.version} is stated)"

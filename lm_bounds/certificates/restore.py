@@ -77,6 +77,8 @@ def _shared(fields: Mapping[str, Any]) -> list[Any]:
     """What certificates of one run have in common; each extends one of its own."""
     sample = {name: value for name, value in fields["sample"].items() if name != "extends"}
     complexity = [fields["complexity"][name] for name in _SHARED_COMPLEXITY]
+    complexity += [fields["complexity"].get(name) for name in ("artifact_sha256", "prior")]
+    complexity += [entry for entry in fields["complexity"]["ledger"] if entry["part"] == "weights"]
     return [sample, complexity, *(fields[part] for part in _SHARED_PARTS)]
 
 

@@ -4,6 +4,7 @@ from lm_bounds.codelength.adaptive import adaptive_bits
 from lm_bounds.codelength.charges import (
     ARTIFACT,
     DECLARED,
+    PRIOR_BITS,
     PRIOR_ITEM,
     EvaluationSettings,
     length_prefix,
@@ -15,6 +16,7 @@ from lm_bounds.codelength.ledger import CodeLength, LedgerItem, Prior, total_bit
 __all__ = [
     "ARTIFACT",
     "DECLARED",
+    "PRIOR_BITS",
     "PRIOR_ITEM",
     "CodeLength",
     "EvaluationSettings",

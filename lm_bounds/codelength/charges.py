@@ -20,6 +20,7 @@ COMPRESSOR_SLOTS = 16  # the last one announces a name of a third party, the one
 ARTIFACT = "artifact"  # stands for a compressor where a file of any kind holds the model
 DECLARED = "declared"  # and where the size is stated and not measured
 NAMED_COMPRESSORS = ("gzip", "arithmetic", "zstd", "xz", "brotli", "bz2", "best", ARTIFACT, DECLARED)
+PRIOR_BITS = math.log2(COMPRESSOR_SLOTS) + 256  # the code word that announces a prior, and its SHA-256
 PRIOR_ITEM = "prior model (sha256)"  # of a ledger: which model the weights are described relative to
 
 

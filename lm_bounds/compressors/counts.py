@@ -209,3 +209,15 @@ def support(counts: NDArray[np.int64]) -> tuple[int, int]:
     """Smallest and largest symbol that occurs."""
     present = np.flatnonzero(counts)
     return int(present[0]), int(present[-1])
+
+
+def cyclic_support(counts: NDArray[np.int64]) -> tuple[int, int]:
+    """The first symbol and the length of the shortest run, around the end if need be, with all symbols that occur.
+
+    >>> cyclic_support(np.array([3, 0, 0, 0, 1, 2]))
+    (4, 3)
+    """
+    present = np.flatnonzero(counts)
+    gaps = np.diff(present, append=present[0] + counts.size)
+    widest = int(gaps.argmax())
+    return int(present[(widest + 1) % present.size]), counts.size - int(gaps[widest]) + 1

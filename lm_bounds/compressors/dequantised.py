@@ -112,7 +112,8 @@ def to_floats(words: Any, dtype: str) -> NDArray[np.float32]:
     """Words of a dtype of ``FLOAT_LAYOUTS`` as single precision numbers, without error."""
     if dtype == "BF16":
         return np.asarray((words.astype("<u4") << 16).view(np.float32))
-    return np.asarray(words.view(_FORMATS[dtype]), np.float32)
+    with np.errstate(invalid="ignore"):  # some NaNs signal that they are widened
+        return np.asarray(words.view(_FORMATS[dtype]), np.float32)
 
 
 def find_quantised(tensor: Tensor) -> Quantised | None:
@@ -163,10 +164,13 @@ def _sample_fits(tensor: Tensor, group: int, is_normal_float: bool) -> bool:
 
 def _may_fit(words: Any, dtype: str) -> bool:
     """Whether the ratios of a group's values to the largest one are near those of integers up to ``LARGEST_LEVEL``."""
-    values = to_floats(words, dtype).reshape(-1).astype(np.float64)
+    single = to_floats(words, dtype).reshape(-1)
+    if not np.isfinite(single).all():
+        return False
+    values = single.astype(np.float64)
     largest = np.abs(values).max()
-    if largest == 0 or not np.isfinite(largest):
-        return bool(largest == 0)
+    if largest == 0:
+        return True
     levels = values / largest * np.arange(1, LARGEST_LEVEL + 1)[:, None]
     # Both values of a ratio were rounded, to half a unit in the last place.
     error = np.abs(levels) * 2.0 ** -FLOAT_LAYOUTS[dtype].mantissa_bits * 1.01 + _SUBNORMAL

@@ -8,10 +8,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
+
 from lm_bounds.codelength.adaptive import adaptive_bits
 from lm_bounds.codelength.integers import elias_delta_bits
 from lm_bounds.compressors.classes import Context
-from lm_bounds.compressors.counts import CODEBOOK_VALUES, Counted, support
+from lm_bounds.compressors.counts import CODEBOOK_VALUES, Counted, cyclic_support
 from lm_bounds.weights.protocol import Tensor
 
 _BYTE_BITS = 8
@@ -77,14 +79,15 @@ class Planes:
     def bits(self, counted: Counted) -> float:
         """``sum_k 16 + KT(k-th byte of the elements)``.
 
-        The smallest and the largest value of each plane are written in 8 bits each and bound its alphabet.
+        The first and the last value of each plane are written in 8 bits each and bound its alphabet, which goes on from
+        255 to 0 where that makes it smaller, as for small numbers of both signs.
         """
         if counted.layout is not None:
             return math.inf
         bits = 0.0
         for row in counted.planes:
-            lowest, highest = support(row)
-            bits += 2 * _BYTE_BITS + adaptive_bits(row[lowest : highest + 1])
+            first, size = cyclic_support(row)
+            bits += 2 * _BYTE_BITS + adaptive_bits(np.roll(row, -first)[:size])
         return bits
 
 

@@ -30,8 +30,15 @@ RESULT_KEYS = (
     "windows",
 )
 
-#: Comes after them, with the value 1, where the size of the weights was declared and not measured.
-DECLARED_KEY = "declared"
+#: One of these comes after them, with the value 1, where the size of the weights is not simply measured.
+MARKS = ("declared", "artifact", "given")
+
+
+def mark(plan: Plan) -> str | None:
+    """What marks the size of a run in every table; None where it was measured, of the weights alone."""
+    if plan.code.prior is not None:
+        return "given"
+    return plan.code.source if plan.code.source in MARKS else None
 
 
 @dataclass(frozen=True)

@@ -11,11 +11,10 @@ from lm_eval.api.task import Task
 from lm_eval.config.task import TaskConfig
 from lm_eval.filters import build_filter_ensemble
 
-from lm_bounds.codelength import DECLARED
 from lm_bounds.errors import UsageError
 from lm_bounds.settings import parse_settings
 from lm_bounds.tasks.request import REQUEST_TYPE, Observation, attach, shared_run
-from lm_bounds.tasks.results import DECLARED_KEY, RESULT_KEYS, Conclusion, conclude, window_values
+from lm_bounds.tasks.results import MARKS, RESULT_KEYS, Conclusion, conclude, mark, window_values
 
 attach()
 
@@ -134,7 +133,8 @@ class BoundTask(Task):
         """The window's own numbers; the key of the bound carries the whole observation."""
         observation = results[0]
         values = dict(zip(self._keys(), (observation, *window_values(observation, self.metric)), strict=True))
-        return {**values, DECLARED_KEY: 1.0} if observation.plan.code.source == DECLARED else values
+        marked = mark(observation.plan)
+        return values if marked is None else {**values, marked: 1.0}
 
     def aggregation(self) -> dict[str, Callable[[list[Any]], float]]:
         """Every key's function of its values: the first concludes the run, the others read what came of it."""
@@ -142,7 +142,7 @@ class BoundTask(Task):
         return {
             first: self._conclude,
             **{key: self._reader(position) for position, key in enumerate(others, start=1)},
-            DECLARED_KEY: max,
+            **dict.fromkeys(MARKS, max),
         }
 
     def higher_is_better(self) -> dict[str, bool]:

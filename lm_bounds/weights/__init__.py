@@ -5,6 +5,7 @@ from lm_bounds.weights.config import canonical_config
 from lm_bounds.weights.integrity.fingerprint import fingerprint
 from lm_bounds.weights.integrity.loaded import LoadedCheck, check_loaded
 from lm_bounds.weights.integrity.origin import Origin, checkpoint_directory, quantised_files, unchanged, weights_of
+from lm_bounds.weights.integrity.structure import code_of
 from lm_bounds.weights.integrity.unmeasured import check_unmeasured
 from lm_bounds.weights.layouts import layout_of, packing_of, packings
 from lm_bounds.weights.module import read_module
@@ -24,6 +25,7 @@ __all__ = [
     "check_loaded",
     "check_unmeasured",
     "checkpoint_directory",
+    "code_of",
     "distinct",
     "fingerprint",
     "layout_of",

@@ -37,6 +37,7 @@ _UNSUPPORTED = (
 )
 _UNCHANGED_BASE = (None, True, False, "gaussian", "orthogonal")
 # Where the adapter was trained and how it is to be opened, besides what every configuration leaves out.
+_PATTERNS = ("rank_pattern", "alpha_pattern")
 _VOLATILE = ("auto_mapping", "revision", "runtime_config")
 
 
@@ -106,7 +107,9 @@ def canonical_adapter(config: Any, source: str) -> dict[str, Any]:
         raise WeightsError(
             f"{source}: init_lora_weights={start!r} changes the base's weights when it is loaded: {_REMEDY}"
         )
-    defining: dict[str, Any] = json.loads(canonical_config(settings))
+    # peft takes the first pattern that fits a layer, so that their order is part of the description.
+    in_order = {name: [list(pair) for pair in settings[name].items()] for name in _PATTERNS if settings.get(name)}
+    defining: dict[str, Any] = json.loads(canonical_config(settings | in_order))
     return {name: value for name, value in defining.items() if name not in _VOLATILE}
 
 

@@ -35,7 +35,8 @@ _PLAIN = frozenset({"F32", "F16", "BF16", "F64", "I8", "I16", "I32", "I64"})
 
 # Keys that say what the network is called, who made it, or how the file was cut, and the tokenizer's.
 _NOT_NETWORK = ("tokenizer.", "general.", "split.", "quantize.")
-_NETWORK = frozenset({"general.architecture", "general.quantization_version"})
+# transformers reads from its name whether a Llama is a Mistral.
+_NETWORK = frozenset({"general.architecture", "general.name", "general.quantization_version"})
 
 
 def read_gguf(path: Path) -> tuple[bytes, list[Tensor]]:

@@ -102,16 +102,24 @@ def module_state(model: torch.nn.Module) -> dict[str, torch.Tensor]:
     state: dict[str, torch.Tensor] = {}
     for name, value in given.items():
         state.update(parts_of(name, value))
-    _refuse_hidden(model, given)
     for name, value in state.items():
         _refuse_unreadable(name, value)
+    _refuse_hidden(model, given)
     return state
 
 
 def _refuse_hidden(model: torch.nn.Module, state: Mapping[str, Any]) -> None:
-    for name, _ in model.named_parameters(remove_duplicate=False):
+    """A state dict may leave out parameters, or give other numbers for them."""
+    for name, value in model.named_parameters(remove_duplicate=False):
         if name not in state:
             raise WeightsError(f"parameter {name!r} is not in the model's state dict, so no checkpoint would hold it")
+        stated = state[name]
+        if _is_plain(value) and _is_plain(stated) and not _same(stated, value):
+            raise WeightsError(f"the state dict has other numbers for {name!r} than the model: take away its hooks")
+    for name, buffer in model.named_buffers(remove_duplicate=False):
+        stated = state.get(name)
+        if stated is not None and _is_plain(buffer) and _is_plain(stated) and not _same(stated, buffer):
+            raise WeightsError(f"the state dict has other numbers for {name!r} than the model: take away its hooks")
 
 
 def parts_of(name: str, value: Any) -> dict[str, Any]:

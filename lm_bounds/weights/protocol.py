@@ -44,6 +44,8 @@ DTYPE_BYTES = {
 # Bytes handed on at a time: a multiple of every element size, and what a slow compressor takes in seconds.
 CHUNK_BYTES = 1 << 22
 
+_RESERVED_NAME = "__metadata__"
+
 #: The bytes of a tensor from one position to another.
 Load = Callable[[int, int], NDArray[np.uint8]]
 
@@ -164,6 +166,8 @@ class Weights:
 
     def __post_init__(self) -> None:
         names = [tensor.name for tensor in self.tensors]
+        if _RESERVED_NAME in names:
+            raise WeightsError(f"{self.source}: no tensor can be called {_RESERVED_NAME!r}, which safetensors reserves")
         dropped = [name for name, _ in self.aliases]
         if any(later <= earlier for earlier, later in itertools.pairwise(names)):
             raise WeightsError(f"{self.source}: tensors must be sorted by name, each name once")

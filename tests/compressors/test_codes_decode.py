@@ -216,17 +216,25 @@ def code_values(
     ]
 
 
+def shortest_run(values: set[int]) -> tuple[int, int]:
+    """The first and the last byte of the shortest run, around the end if need be, that has all of them."""
+    runs = [(max((each - first) % 256 for each in values), first) for first in values]
+    length, first = min(runs)
+    return first, (first + length) % 256
+
+
 def code_planes(coder: Encoder | Decoder, width: int, n: int, raw: bytes | None) -> bytes:
     """The model ``planes``: each byte position in turn."""
     decoded = bytearray(n * width)
     for plane in range(width):
         values = None if raw is None else raw[plane::width]
-        lowest = plain(coder, 8, None if values is None else min(values))
-        highest = plain(coder, 8, None if values is None else max(values))
-        model = Adaptive(lowest, highest)
+        shortest = None if values is None else shortest_run(set(values))
+        first = plain(coder, 8, None if shortest is None else shortest[0])
+        last = plain(coder, 8, None if shortest is None else shortest[1])
+        model = Adaptive(0, (last - first) % 256)
         for position in range(n):
-            byte = model.code(coder, None if values is None else values[position])
-            decoded[position * width + plane] = byte
+            step = model.code(coder, None if values is None else (values[position] - first) % 256)
+            decoded[position * width + plane] = (step + first) % 256
     return bytes(decoded)
 
 

@@ -423,6 +423,21 @@ def test_forged_blocks(small: Weights, tmp_path: Path, monkeypatch: pytest.Monke
     refused(header, tmp_path)
 
 
+@pytest.mark.parametrize("part", ["config", "schema", "many tensors"])
+def test_headers_that_swell_are_refused_before_they_do(part: str, tmp_path: Path) -> None:
+    empty = b'{"tensors":[],"aliases":[]}'
+    if part == "config":
+        content = forged_header(empty, b'{"a":[' + b"[]," * 3_000_000 + b"[]]}")
+    elif part == "schema":
+        content = forged_header(empty[:-1] + b" " * 9_000_000 + b"}")
+    else:
+        content = forged_header({"tensors": [[f"{k:06}", "U8", [0]] for k in range(300_000)], "aliases": []})
+    tracemalloc.start()
+    assert "damaged" in refused(content, tmp_path)
+    assert tracemalloc.get_traced_memory()[1] < 40 * len(content) + (1 << 27)
+    tracemalloc.stop()
+
+
 def forged_header(schema: object, config: bytes = b"{}", name: bytes = b"best") -> bytes:
     table = zlib.compress(schema if isinstance(schema, bytes) else json.dumps(schema).encode())
     deflated = zlib.compress(config)

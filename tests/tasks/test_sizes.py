@@ -16,7 +16,7 @@ from lm_bounds.certificates.claim import claim_sentence
 from lm_bounds.certificates.files import digest
 from lm_bounds.certificates.restore import restore_plan
 from lm_bounds.complexity import complexity
-from lm_bounds.errors import UsageError
+from lm_bounds.errors import UsageError, VerificationError
 from lm_bounds.settings import Settings, parse_settings
 from lm_bounds.weights import read_checkpoint, read_module
 
@@ -56,7 +56,7 @@ def test_a_measured_size_is_not_marked(evaluate: Evaluate, metadata: dict[str, A
 def test_a_file_counts_with_all_its_bytes(evaluate: Evaluate, metadata: dict[str, Any], artifact: Path) -> None:
     values = evaluate(["local_bpd_bound"], artifact=str(artifact))["results"]["local_bpd_bound"]
     path, fields = certificate_of(metadata)
-    assert values["code_bits,none"] == 8 * artifact.stat().st_size
+    assert (values["code_bits,none"], values["artifact,none"]) == (8 * artifact.stat().st_size, 1.0)
     assert fields["complexity"]["source"] == "artifact"
     assert "is that of a file, 6,800 bits" in fields["claim"]["sentence"]
     assert verify(path).ok
@@ -115,6 +115,7 @@ def test_a_size_relative_to_a_prior_is_short_and_says_so(
     path, fields = certificate_of(metadata)
     weights = read_module(tiny_lm("unigram").model)
     assert values["code_bits,none"] < complexity(weights, Settings()).bits / 5
+    assert values["given,none"] == 1.0
     assert fields["complexity"]["prior"]["sha256"] == read_checkpoint(prior).sha256() != weights.sha256()
     assert fields["complexity"]["sha256"] == weights.sha256()
     assert f"relative to those of {str(prior)!r}" in fields["claim"]["sentence"]
@@ -156,3 +157,20 @@ def test_sizes_that_mean_nothing_are_refused(tiny_lm: Callable[..., Any], settin
 
 def test_a_declared_fraction_of_a_bit_is_rounded_up() -> None:
     assert parse_settings({"code_bits": 1000.25}) == Settings(code_bits=1001.0)
+
+
+@pytest.mark.parametrize("part", ["artifact_sha256", "ledger"])
+def test_certificates_of_one_run_agree_on_their_size(
+    evaluate: Evaluate, metadata: dict[str, Any], artifact: Path, part: str
+) -> None:
+    """A deep verification measures once for all certificates of a run, so that none may say something else."""
+    evaluate(["local_bpd_bound", "local_top1_bound"], artifact=str(artifact))
+    fields = certificate_of(metadata)[1]
+    other = json.loads(certificate_of(metadata)[0].with_name("local_top1_bound.json").read_bytes())
+    if part == "ledger":
+        other["complexity"]["ledger"][0]["item"] = "something else"
+    else:
+        other["complexity"][part] = "ab" * 32
+    restore_plan([fields])
+    with pytest.raises(VerificationError, match="are not of one run"):
+        restore_plan([fields, other])

@@ -155,6 +155,7 @@ def test_a_file_of_the_reference_writer(tmp_path: Path) -> None:
     assert json.loads(weights.config) == {
         "gguf": {
             "general.architecture": "llama",
+            "general.name": "a name",
             "llama.block_count": 2,
             "llama.per_layer": [1, 2, 3],
             "llama.rope.freq_base": 10_000.0,
@@ -207,6 +208,7 @@ def test_only_keys_of_the_network_count(write: Callable[..., Path]) -> None:
     config = json.loads(read_checkpoint(write(tensor, keys)).config)["gguf"]
     assert config == {
         "general.architecture": "llama",
+        "general.name": "who",
         "llama.names": ["x", "y"],
         "llama.flag": True,
         "llama.small": 200,

@@ -329,3 +329,15 @@ def test_lm_eval_loads_what_was_measured(tiny_model: Callable[..., Any], byte_to
     lm = HFLM(pretrained=str(base), peft=str(adapter), device="cpu")
     check_unmeasured(lm.model)
     assert_same(read_module(lm.model), from_files((base, adapter)))
+
+
+def test_the_order_of_patterns_is_part_of_the_description(pair: Pair) -> None:
+    """peft takes the first pattern that fits a layer."""
+    patterns = {r".*layers\.0\..*": 8, ".*q_proj": 64}
+    hashes = []
+    file = pair[1] / "adapter_config.json"
+    for names in (list(patterns), list(reversed(patterns))):
+        file.write_text(json.dumps(json.loads(file.read_text()) | {"alpha_pattern": {n: patterns[n] for n in names}}))
+        assert_same(from_files(pair), read_module(with_peft(pair)))
+        hashes.append(from_files(pair).sha256())
+    assert hashes[0] != hashes[1]

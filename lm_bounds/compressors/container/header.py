@@ -24,8 +24,11 @@ MAGIC = b"\x89lmb\r\n\x1a\n"
 FORMAT_VERSION = 1
 
 _ZLIB_LEVEL = 9
-# As in a safetensors file: more is no checkpoint, and would be a bomb.
-_MOST_JSON_BYTES = 100_000_000
+# More is no checkpoint, and would be a bomb.
+_MOST_JSON_BYTES = 1 << 25
+_MOST_JSON_RATIO = 100
+_ALWAYS_JSON_BYTES = 1 << 20
+_MOST_NAMES = 1 << 18
 _MOST_DIMENSIONS = 64
 _RESERVED_NAME = "__metadata__"
 
@@ -116,8 +119,9 @@ def _delimited(file: FileBytes) -> bytes:
 
 def _inflated(content: bytes) -> bytes:
     stream = zlib.decompressobj()
+    most = min(_MOST_JSON_BYTES, max(_ALWAYS_JSON_BYTES, _MOST_JSON_RATIO * len(content)))
     try:
-        inflated = stream.decompress(content, _MOST_JSON_BYTES)
+        inflated = stream.decompress(content, most)
     except zlib.error as error:
         raise broken(f"the header cannot be inflated ({error})") from error
     if not stream.eof or stream.unused_data:
@@ -142,6 +146,8 @@ def _tables(
     tensors, aliases = table.get("tensors"), table.get("aliases")
     if not isinstance(tensors, list) or not isinstance(aliases, list) or len(table) != 2:
         raise broken("the schema has no tensors")
+    if len(tensors) + len(aliases) > _MOST_NAMES:
+        raise broken("the schema has too many tensors")
     if not all(isinstance(entry, list) and len(entry) == 3 and _is_tensor(*entry) for entry in tensors):
         raise broken("the schema names a tensor that cannot be")
     if not all(isinstance(pair, list) and len(pair) == 2 and all(map(_is_name, pair)) for pair in aliases):

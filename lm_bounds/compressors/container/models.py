@@ -13,6 +13,10 @@ from lm_bounds.compressors.container.lanes import Frequencies
 FEW_SYMBOLS = 1024
 #: And of so large an alphabet at most.
 LARGEST_ADAPTIVE = 4096
+#: So many too, where each entry of a table would serve so few of them and the alphabet is small.
+MOST_ADAPTIVE = 1 << 14
+SYMBOLS_PER_FREQUENCY = 64
+SMALL_ALPHABET = 256
 
 
 @dataclass

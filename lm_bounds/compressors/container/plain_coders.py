@@ -12,7 +12,7 @@ from lm_bounds.compressors.container.places import Places, pieces, shape_of, spa
 from lm_bounds.compressors.container.scalars import broken
 from lm_bounds.compressors.container.sink import Sink
 from lm_bounds.compressors.container.source import Source
-from lm_bounds.compressors.counts import CODEBOOK_VALUES, Counted, support
+from lm_bounds.compressors.counts import CODEBOOK_VALUES, Counted, cyclic_support
 from lm_bounds.compressors.modes import ByDtype, FewValues, Planes, Raw, Split
 from lm_bounds.compressors.words import FLOAT_LAYOUTS, WORDS
 from lm_bounds.weights.protocol import DTYPE_BYTES, Tensor
@@ -93,32 +93,30 @@ def read_split(mode: Split, tensor: Tensor, source: Source) -> Iterator[Bytes]:
 
 
 def write_planes(mode: Planes, counted: Counted, sink: Sink) -> None:
-    """Smallest and largest value of each byte position; then the bytes."""
-    supports = [support(row) for row in counted.planes]
-    for lowest, highest in supports:
-        sink.integer(lowest, 8)
-        sink.integer(highest, 8)
+    """First and last value of each byte position; then the bytes."""
+    supports = [cyclic_support(row) for row in counted.planes]
+    for first, size in supports:
+        sink.integer(first, 8)
+        sink.integer((first + size - 1) % 256, 8)
     models = [
-        sink.model(row[None, lowest : highest + 1])
-        for row, (lowest, highest) in zip(counted.planes, supports, strict=True)
+        sink.model(np.roll(row, -first)[None, :size])
+        for row, (first, size) in zip(counted.planes, supports, strict=True)
     ]
     for _, _, words in pieces(counted.tensor):
         columns = words.view(np.uint8).reshape(-1, counted.width).T
-        for column, model, (lowest, _) in zip(columns, models, supports, strict=True):
-            sink.symbols(model, column - np.uint8(lowest))
+        for column, model, (first, _) in zip(columns, models, supports, strict=True):
+            sink.symbols(model, column - np.uint8(first))
 
 
 def read_planes(mode: Planes, tensor: Tensor, source: Source) -> Iterator[Bytes]:
     """The bytes, piece by piece."""
     width = DTYPE_BYTES[tensor.dtype]
     supports = [(source.integer(8), source.integer(8)) for _ in range(width)]
-    if any(lowest > highest for lowest, highest in supports):
-        raise broken("a number is outside its range")
-    models = [source.model(tensor.n_elements, highest - lowest + 1) for lowest, highest in supports]
+    models = [source.model(tensor.n_elements, (last - first) % 256 + 1) for first, last in supports]
     for start, stop in spans(tensor):
         columns = np.empty((stop - start, width), np.uint8)
-        for plane, (model, (lowest, _)) in enumerate(zip(models, supports, strict=True)):
-            columns[:, plane] = source.symbols(model, stop - start) + lowest
+        for plane, (model, (first, _)) in enumerate(zip(models, supports, strict=True)):
+            columns[:, plane] = (source.symbols(model, stop - start) + first) & 255
         yield columns.reshape(-1)
 
 

@@ -13,6 +13,8 @@ _LEAST_WIDTH = 1 << _REST_BITS
 _PLAIN_BITS = 16
 # The digits of the digits of the largest integer that is ever written: 2^255 and more is nothing that a file may hold.
 _DELTA_UNARY = 8
+# So many zeros at the end are left out, and no decoder needs more, but for those that it looks ahead.
+_ZEROS = 1 << 12
 
 
 class ScalarEncoder:
@@ -35,7 +37,7 @@ class ScalarEncoder:
             self._width <<= 8
 
     def finish(self) -> bytes:
-        """All bytes, the fewest that any further bytes may follow, without zeros at the end."""
+        """All bytes, the fewest that any further bytes may follow, without zeros at the end, or most of them."""
         for n_zeros in reversed(range(_WIDTH_BITS)):
             code = -(-self._low >> n_zeros) << n_zeros
             if code < self._low + self._width:
@@ -43,7 +45,8 @@ class ScalarEncoder:
         self._low = code
         for _ in range(_WIDTH_BITS // 8):
             self._shift()
-        return bytes(self._out).rstrip(b"\0")
+        shortest = len(bytes(self._out).rstrip(b"\0"))
+        return bytes(self._out[: max(shortest, len(self._out) - _ZEROS)])
 
     def _shift(self) -> None:
         if self._low >> _WIDTH_BITS:
@@ -112,6 +115,8 @@ class ScalarDecoder:
         self._offset -= unit * start
         self._width = unit * size
         while self._width <= _LEAST_WIDTH:
+            if self._place > len(self._content) + _ZEROS + _WIDTH_BITS // 8:
+                raise broken("values are missing")
             byte = self._content[self._place] if self._place < len(self._content) else 0
             self._offset = self._offset << 8 | byte
             self._place += 1

@@ -11,7 +11,17 @@ from numpy.typing import NDArray
 from lm_bounds.compressors.container.bits import pack_bits
 from lm_bounds.compressors.container.lanes import MOST_LANE_BITS, Frequencies, LaneEncoder
 from lm_bounds.compressors.container.levels import LevelCode, to_frequencies, to_levels
-from lm_bounds.compressors.container.models import FEW_SYMBOLS, LARGEST_ADAPTIVE, Adaptive, Model, Plain, plain_width
+from lm_bounds.compressors.container.models import (
+    FEW_SYMBOLS,
+    LARGEST_ADAPTIVE,
+    MOST_ADAPTIVE,
+    SMALL_ALPHABET,
+    SYMBOLS_PER_FREQUENCY,
+    Adaptive,
+    Model,
+    Plain,
+    plain_width,
+)
 from lm_bounds.compressors.container.scalars import ScalarEncoder
 
 #: A block ends after the sequence that brings its symbols and bytes to this number.
@@ -72,7 +82,7 @@ class Sink:
             What ``symbols`` wants; few symbols adapt one by one, and many have their frequencies written here.
         """
         n, alphabet = int(counts.sum()), counts.shape[1]
-        if is_adaptive(n, alphabet):
+        if is_adaptive(n, alphabet, len(counts)):
             return Adaptive(alphabet)
         if alphabet == 1:
             return only_symbol(len(counts))
@@ -153,9 +163,12 @@ class Sink:
         return min(MOST_LANE_BITS, n_lanes.bit_length() - 1)
 
 
-def is_adaptive(n: int, alphabet: int) -> bool:
-    """Whether ``n`` symbols are coded one by one."""
-    return n <= FEW_SYMBOLS and alphabet <= LARGEST_ADAPTIVE
+def is_adaptive(n: int, alphabet: int, n_contexts: int) -> bool:
+    """Whether ``n`` symbols are coded one by one: few, or so few that a table of frequencies would cost too much."""
+    few_for_table = alphabet <= SMALL_ALPHABET and n <= min(
+        MOST_ADAPTIVE, SYMBOLS_PER_FREQUENCY * alphabet * n_contexts
+    )
+    return (n <= FEW_SYMBOLS and alphabet <= LARGEST_ADAPTIVE) or few_for_table
 
 
 def is_few(n: int, width: int) -> bool:

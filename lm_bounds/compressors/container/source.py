@@ -109,7 +109,7 @@ class Source:
             alphabet: number of symbols.
             n_contexts: number of contexts.
         """
-        if is_adaptive(n, alphabet):
+        if is_adaptive(n, alphabet, n_contexts):
             return Adaptive(alphabet)
         if alphabet == 1:
             return only_symbol(n_contexts)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lm_bounds.errors import WeightsError
@@ -65,6 +66,7 @@ def check_loaded(weights: Weights, model: torch.nn.Module, warm_up: Callable[[],
             or the settings that are not those of the files.
     """
     if isinstance(layout_of(json.loads(weights.config)), Gguf):
+        _check_gguf_config(weights.source, model)
         return LoadedCheck((), tuple(compare_gguf(weights, model)), (), ())
     _check_config(weights, model)
     comparison = Comparison.of(weights, model)
@@ -134,14 +136,32 @@ def _check_config(weights: Weights, model: Any) -> None:
     stored = json.loads(weights.config)
     if not hasattr(config, "to_json_string") or "model_type" not in stored:
         return
-    loaded = json.loads(canonical_config(json.loads(config.to_json_string(use_diff=True))))
+    _refuse_differing(weights.source, stored, _canonical(config))
+
+
+def _refuse_differing(source: str, stored: dict[str, Any], loaded: dict[str, Any]) -> None:
     keys = {*stored, *loaded} - _NOT_COMPARED
     differing = [key for key in keys if stored.get(key, _ABSENT) != loaded.get(key, _ABSENT)]
     if differing:
         raise WeightsError(
-            f"the configuration of the loaded model is not that of {weights.source} ({_listed(differing)}): load it "
+            f"the configuration of the loaded model is not that of {source} ({_listed(differing)}): load it "
             "without changing its settings"
         )
+
+
+def _check_gguf_config(source: str, model: Any) -> None:
+    """Refuses a model whose settings are not those that its loader makes of the keys of its .gguf file."""
+    from transformers import AutoConfig
+
+    file = Path(source)
+    own = AutoConfig.from_pretrained(str(file.parent), gguf_file=file.name)
+    _refuse_differing(source, _canonical(own), _canonical(model.config))
+
+
+def _canonical(config: Any) -> dict[str, Any]:
+    """A configuration of transformers, as ``Weights.config`` has it."""
+    found: dict[str, Any] = json.loads(canonical_config(json.loads(config.to_json_string(use_diff=True))))
+    return found
 
 
 def _listed(names: list[str]) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterator
 from typing import TYPE_CHECKING, Any
 
 from lm_bounds.errors import WeightsError
+from lm_bounds.weights.integrity.structure import check_structure
 
 if TYPE_CHECKING:
     import torch
@@ -20,8 +21,9 @@ def check_unmeasured(model: torch.nn.Module, compared: Collection[str] = ()) -> 
     """Refuses numbers and code that take part in a forward pass without being part of the measured weights.
 
     These are hooks and forward methods put on single modules (accelerate's, which only move tensors, are let through),
-    and buffers that are not saved and tensors that are plain attributes, unless a network built afresh from the class
-    and the configuration has the same. What the code of the class itself reads cannot be seen here.
+    and buffers that are not saved, tensors that are plain attributes, and classes and settings of modules, unless a
+    network built afresh from the class and the configuration has the same. What the code of the class itself reads
+    cannot be seen here.
 
     Args:
         model: a loaded module, before its first use.
@@ -36,9 +38,10 @@ def check_unmeasured(model: torch.nn.Module, compared: Collection[str] = ()) -> 
     get_base: Any = getattr(model, "get_base_model", None)
     base: Any = model if get_base is None else get_base()
     found = dict(_unsaved(base, compared))
-    if not found:
-        return
-    expected = dict(_unsaved(fresh_network(base)))
+    fresh = fresh_network(base)
+    if any(True for _ in fresh.children()):
+        check_structure(base, fresh, compared)
+    expected = dict(_unsaved(fresh))
     for name, value in found.items():
         if name not in expected or not _alike(value, expected[name]):
             raise WeightsError(

@@ -86,7 +86,8 @@ class BitsAndBytes:
         require(absmax.n_elements == -(-n_codes // state.block_size), absmax, "is no scale for each block")
 
         def of_codes() -> NDArray[np.uint8]:
-            return np.repeat(scale_classes(absmax).ravel(), state.block_size)[:n_codes].reshape(state.shape)
+            of_blocks = np.repeat(scale_classes(absmax).ravel(), min(state.block_size, n_codes))
+            return of_blocks[:n_codes].reshape(state.shape)
 
         return Fields(
             _N_BITS,
@@ -140,7 +141,8 @@ def _scales(tensors: Tensors, module: str, state: _State) -> NDArray[np.float32]
     values = floats(find(tensors, module, "weight.nested_quant_map")).ravel()
     if values.size != 256 or outer.size != -(-codes.size // state.nested_block_size):
         raise Misfit(f"module {module!r}: nested_quant_map and nested_absmax do not fit {codes.size} scales")
-    nested: NDArray[np.float32] = values[codes] * np.repeat(outer, state.nested_block_size)[: codes.size]
+    scales = np.repeat(outer, min(state.nested_block_size, codes.size))[: codes.size]
+    nested: NDArray[np.float32] = values[codes] * scales
     return nested + state.nested_offset
 
 

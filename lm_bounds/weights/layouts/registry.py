@@ -32,6 +32,8 @@ _SECTIONS = ("quantization_config", "compression_config")
 _QUIP = "quip_params"
 #: Where ``gguf_config`` puts the keys of a GGUF file.
 _GGUF = "gguf"
+#: The configuration of a base and its adapter; the adapter is never quantised.
+_WITH_ADAPTER = {"adapter", "base"}
 
 #: Names of tensors that only quantised layers have.
 _SIGNS = frozenset({"qweight", "W_q", "Qidxs", "weight_packed", "_weight_qdata", "SCB", "codebooks"})
@@ -94,6 +96,8 @@ def layout_of(config: Mapping[str, Any]) -> Layout | None:
     >>> layout_of({"hidden_size": 64}) is None
     True
     """
+    if set(config) == _WITH_ADAPTER and isinstance(config["base"], Mapping):
+        return layout_of(config["base"])
     if _GGUF in config:
         return Gguf()
     settings = _settings(config)

@@ -6,7 +6,6 @@ any compressor measures. ``restore`` is the inverse: from the prior and what is 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
@@ -14,14 +13,13 @@ from enum import Enum
 import numpy as np
 
 from lm_bounds.codelength.adaptive import adaptive_bits
-from lm_bounds.codelength.charges import COMPRESSOR_SLOTS, PRIOR_ITEM
+from lm_bounds.codelength.charges import PRIOR_BITS, PRIOR_ITEM
 from lm_bounds.codelength.ledger import LedgerItem
 from lm_bounds.errors import WeightsError
 from lm_bounds.weights.prior.differences import difference, undone
 from lm_bounds.weights.prior.merged_config import merged_header, split_header
 from lm_bounds.weights.protocol import DTYPE_BYTES, Tensor, Weights
 
-_SHA256_BITS = 256
 _TREATMENT_BITS = 2
 # A tensor of packed codes is left as it is unless the difference is shorter by a quarter: compressors code the codes
 # better than the bytes by which both are compared here.
@@ -75,7 +73,7 @@ class Given:
         The prior costs ``log2(16) + 256`` bits: the code word of the compressor that announces one, then its SHA-256.
         """
         return (
-            LedgerItem(PRIOR_ITEM, math.log2(COMPRESSOR_SLOTS) + _SHA256_BITS),
+            LedgerItem(PRIOR_ITEM, PRIOR_BITS),
             LedgerItem("tensors of the prior", float(_TREATMENT_BITS * len(self.treatments))),
         )
 
