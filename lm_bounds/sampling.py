@@ -256,12 +256,14 @@ def _distinct(
     corpus: SampledCorpus, n: int, context: int, seed: int, identity: Callable[[Windows], IntArray]
 ) -> Windows:
     """The first ``n`` windows of the stream that are new, two of them the same where ``identity`` is."""
-    kept = draw_windows(corpus, 0, context, seed)
+    kept, size = draw_windows(corpus, 0, context, seed), n
     for tokens in rounds(n, corpus.n_tokens, seed):
-        windows = joined_windows(kept, windows_around(corpus, tokens, context))
-        kept = chosen_windows(windows, first_of_each(identity(windows))[:n])
-        if len(kept) == n:
-            return kept
+        while tokens.size:  # mostly the first n do: looking for the documents of more of them can be slow
+            windows = joined_windows(kept, windows_around(corpus, tokens[:size], context))
+            kept = chosen_windows(windows, first_of_each(identity(windows))[:n])
+            if len(kept) == n:
+                return kept
+            tokens, size = tokens[size:], max(_LEAST_ROUND >> 4, 2 * (n - len(kept)))
     raise UsageError(
         f"{n} different windows are nearly all that the corpus has, and those that are left are hardly ever drawn: "
         "ask for fewer windows, or for all of them"

@@ -67,7 +67,8 @@ class Settings:
     """The parameters of a run.
 
     Args:
-        corpus_path: file or folder of a ``local`` corpus, data units of ``oas``, or a YAML file of parameters.
+        corpus_path: file, folder or URL of a ``local`` corpus, or of a copy of another one; data units of ``oas``; a
+            YAML file of parameters.
         windows: certifying windows, >= 1.
         pilot: windows of the pilot in addition, >= 2; None for max(64, windows/10).
         context: scored tokens of a window; None for the smaller of 1024 and what the model allows.

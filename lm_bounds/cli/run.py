@@ -13,7 +13,7 @@ from lm_bounds.errors import UsageError
 def _metadata_options(command: Any) -> Any:
     options = (
         click.option(
-            "--corpus_path", "--corpus-path", help="Text, .jsonl, token .bin, data units, a folder of them, or YAML."
+            "--corpus_path", "--corpus-path", help="Text, .jsonl, tokens, data units, a folder or URL of them, or YAML."
         ),
         click.option("--windows", type=int, help="Certifying windows.  [default: 1000]"),
         click.option("--pilot", type=int, help="Windows of the pilot.  [default: max(64, windows/10)]"),

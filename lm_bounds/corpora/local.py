@@ -1,4 +1,4 @@
-"""The corpus of the user's own: a text file, a folder, a .jsonl file or flat token ids."""
+"""The corpus of the user's own: a text file, a folder, a .jsonl file or flat token ids, here or behind a URL."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
+from lm_bounds.corpora.byte_source import is_remote
+from lm_bounds.corpora.flat_tokens import FlatTokens, are_token_files, map_small_file, open_places
+from lm_bounds.corpora.flat_tokens.layout import TOKEN_SUFFIXES
 from lm_bounds.corpora.protocol import TokenCorpus, Tokenizer
 from lm_bounds.corpora.text_documents import is_skipped
 from lm_bounds.corpora.token_stream import IntArray, TokenArray, check_token_ids, find_document_starts
@@ -16,8 +19,6 @@ from lm_bounds.corpora.tokenizer_hash import tokenizer_sha256
 from lm_bounds.errors import CorpusError, UsageError
 
 CORPUS_ID = "local"
-_UINT16_IDS = 1 << 16
-_ENOUGH_IDS = 32  # from so many on, zeros in every second place are no chance
 
 
 def open_local(
@@ -27,13 +28,15 @@ def open_local(
     end_of_text_id: int | None,
     n_logits: int | None,
     cache_dir: Path,
-) -> TokenCorpus:
-    """Open a text file, a folder of text files, a .jsonl file or a token .bin file as one token sequence.
+) -> TokenCorpus | FlatTokens:
+    """Open a text file, a folder of text files, a .jsonl file or token files as one token sequence.
 
     Text is UTF-8 and is tokenised without added special tokens; each document that has tokens is followed by
     one end-of-text token. A .bin file holds flat little-endian ids, uint16 where ``len(tokenizer) <= 65536``
-    and uint32 elsewhere, and is mapped into memory as it is. Documents start where those of the source do and
-    after every end-of-text token of the sequence.
+    and uint32 elsewhere; a .npy file, one with the header of llm.c, or one with a Megatron index beside it says itself
+    what it holds. Documents start where those of the source do and after every end-of-text token of the sequence.
+    One token file of up to 1 GiB is scanned as a whole; larger ones, folders of them and URLs are read where they are
+    drawn from, see ``flat_tokens.open_places``.
 
     Args:
         path: what to read.
@@ -48,7 +51,7 @@ def open_local(
         UsageError: ``end_of_text_id`` or ``n_logits`` is out of range, or the cache lies among the text.
     """
     source = os.fspath(path)
-    location, is_folder = locate_source(source)
+    location, is_folder = (Path(source), False) if is_remote(source) else locate_source(source)
     n_known_ids = len(tokenizer) if n_logits is None else n_logits
     if n_known_ids < 1:
         raise UsageError(f"n_logits must be at least 1, given {n_known_ids}")
@@ -56,8 +59,19 @@ def open_local(
         raise UsageError(f"end_of_text_id must be in [0, {n_known_ids}) or None, given {end_of_text_id}")
     tokenizer_hash = tokenizer_sha256(tokenizer)
     tokens: TokenArray
-    if not is_folder and location.suffix.lower() == ".bin":
-        tokens, source_starts = _map_token_file(location, len(tokenizer)), np.zeros(1, dtype=np.int64)
+    if holds_token_ids(source, location, is_folder):
+        mapped = None if is_folder or is_remote(source) else map_small_file(location, len(tokenizer))
+        if mapped is None:
+            return open_places(
+                CORPUS_ID,
+                source,
+                len(tokenizer),
+                end_of_text_id=end_of_text_id,
+                tokenizer_hash=tokenizer_hash,
+                n_ids=n_known_ids,
+                cache_dir=Path(cache_dir) / "remote",
+            )
+        tokens, source_starts = mapped, np.zeros(1, dtype=np.int64)
         check_token_ids(tokens, n_known_ids, source, f"write it with this tokenizer, as {tokens.dtype.name}")
     else:
         check_cache_apart(location, Path(cache_dir))
@@ -68,6 +82,13 @@ def open_local(
             check_token_ids(tokens, n_logits, source, "use the model's own tokenizer")
     starts: IntArray = find_document_starts(tokens, source_starts, end_of_text_id)
     return TokenCorpus(CORPUS_ID, source, tokens, starts, tokenizer_hash, end_of_text_id)
+
+
+def holds_token_ids(source: str, location: Path, is_folder: bool) -> bool:
+    """Whether a corpus of the user's is token files: by the suffix, or a folder of nothing else; URLs always are."""
+    if is_remote(source):
+        return True
+    return are_token_files(location) if is_folder else location.suffix.lower() in TOKEN_SUFFIXES
 
 
 def locate_source(source: str) -> tuple[Path, bool]:
@@ -83,7 +104,7 @@ def locate_source(source: str) -> tuple[Path, bool]:
         location = Path(source).expanduser()
         mode = location.stat().st_mode
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise CorpusError(f"{source} does not exist; name a text file, a folder, a .jsonl or a .bin file") from error
+        raise CorpusError(f"{source} does not exist; name a text, .jsonl or .bin file, a folder, or a URL") from error
     except (OSError, RuntimeError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise CorpusError(f"{source} cannot be read: {reason}; check the path and its permissions") from error
@@ -104,25 +125,3 @@ def check_cache_apart(location: Path, cache_dir: Path) -> None:
         return
     if not any(is_skipped(part) for part in below.parts):
         raise UsageError(f"the cache folder {cache_dir} lies inside the corpus {location}; choose another")
-
-
-def _map_token_file(location: Path, n_ids: int) -> TokenArray:
-    dtype = np.dtype("<u2" if n_ids <= _UINT16_IDS else "<u4")
-    try:
-        n_bytes = location.stat().st_size
-        if not n_bytes:
-            raise CorpusError(f"{location} is empty; it must hold little-endian {dtype.name} token ids")
-        if n_bytes % dtype.itemsize:
-            raise CorpusError(
-                f"{location} has {n_bytes} bytes, not a multiple of {dtype.itemsize}: a tokenizer with "
-                f"{n_ids} ids needs little-endian {dtype.name} ids"
-            )
-        tokens: TokenArray = np.memmap(location, dtype=dtype, mode="r")
-    except OSError as error:
-        raise CorpusError(f"{location} cannot be read: {error.strerror}; check its permissions") from error
-    if tokens.size >= _ENOUGH_IDS and not tokens[1::2].any():  # the high halves of wider integers
-        raise CorpusError(
-            f"{location}: every second id is 0, as in a file of wider integers; a tokenizer with {n_ids} ids needs "
-            f"little-endian {dtype.name} ids: write it with .astype({dtype.str!r})"
-        )
-    return tokens

@@ -8,14 +8,36 @@ from pathlib import Path
 from typing import Any
 
 from lm_bounds.corpora.antibodies import antibody_parameters, open_antibodies
+from lm_bounds.corpora.byte_source import is_remote, parse_place
+from lm_bounds.corpora.flat_tokens import flat_parameters, open_registered
 from lm_bounds.corpora.integer_processes import RandomProcess
 from lm_bounds.corpora.local import locate_source, open_local
 from lm_bounds.corpora.number_text import check_number_tokenizer
 from lm_bounds.corpora.protocol import Corpus, Tokenizer
 from lm_bounds.corpora.registry import CorpusSpec, read_yaml
 from lm_bounds.corpora.synthetic import SyntheticCorpus, SyntheticParameters, synthetic_parameters
-from lm_bounds.corpora.tokenizer_hash import tokenizer_sha256
+from lm_bounds.corpora.tokenizer_hash import tokenizer_sha256, vocabulary_sha256
 from lm_bounds.errors import CorpusError, UsageError
+
+
+@dataclass(frozen=True)
+class _Opened:
+    """What a corpus is opened with; see ``open_corpus``."""
+
+    spec: CorpusSpec
+    path: str | None
+    tokenizer: Tokenizer
+    end_of_text_id: int | None
+    n_logits: int | None
+    cache_dir: Path
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """How the corpora of a layout are checked before there is a tokenizer, and opened."""
+
+    check: Callable[[CorpusSpec, str | None], object]
+    open: Callable[[_Opened], Corpus]
 
 
 def check_source(spec: CorpusSpec, path: str | None) -> None:
@@ -42,19 +64,86 @@ def open_corpus(
     Args:
         spec: of the registry.
         path: for ``files`` the text or tokens; for sequences a YAML file of parameters in place of the registry's, or
-            None; for antibodies the data units, or a YAML file that names them.
+            None; for antibodies the data units, or a YAML file that names them; for ``flat_tokens`` a copy of its
+            files, or None for the Hub.
         tokenizer: the tokenizer of the language model.
         end_of_text_id: the id that ends a document of text; None where the model has none.
         n_logits: number of logits of the language model, above every id; None where it is not known.
-        cache_dir: folder for the tokens of text, made where it is missing.
+        cache_dir: folder for the tokens of text and for what is read from afar, made where it is missing.
 
     Raises:
         CorpusError: the corpus cannot be read, or not with this tokenizer.
         UsageError: an argument is missing or out of range.
     """
     check_source(spec, path)
-    use = {"end_of_text_id": end_of_text_id, "n_logits": n_logits, "cache_dir": cache_dir}
-    return _LAYOUTS[spec.layout].open(spec, path, tokenizer, use)
+    return _LAYOUTS[spec.layout].open(_Opened(spec, path, tokenizer, end_of_text_id, n_logits, Path(cache_dir)))
+
+
+def _check_place(path: str) -> None:
+    if path.startswith("hf://"):
+        parse_place(path)
+    elif not is_remote(path):
+        locate_source(path)
+
+
+def _check_files(spec: CorpusSpec, path: str | None) -> None:
+    if path is None:
+        raise UsageError(f"corpus {spec.id!r} needs its place: pass corpus_path=FILE-OR-FOLDER in --metadata")
+    _check_place(path)
+
+
+def _open_files(given: _Opened) -> Corpus:
+    return open_local(
+        str(given.path),
+        given.tokenizer,
+        end_of_text_id=given.end_of_text_id,
+        n_logits=given.n_logits,
+        cache_dir=given.cache_dir,
+    )
+
+
+def _open_sequences(given: _Opened) -> Corpus:
+    check_number_tokenizer(given.tokenizer, given.spec.id)
+    return SyntheticCorpus(given.spec.id, parameters(given.spec, given.path), tokenizer_sha256(given.tokenizer))
+
+
+def _check_antibodies(spec: CorpusSpec, path: str | None) -> None:
+    antibody_parameters(spec.id, spec.parameters, path)
+
+
+def _open_antibodies(given: _Opened) -> Corpus:
+    return open_antibodies(
+        given.spec.id,
+        antibody_parameters(given.spec.id, given.spec.parameters, given.path),
+        given.tokenizer,
+        end_of_text_id=given.end_of_text_id,
+        n_logits=given.n_logits,
+        cache_dir=given.cache_dir,
+    )
+
+
+def _check_flat(spec: CorpusSpec, path: str | None) -> None:
+    flat_parameters(spec.id, spec.parameters)
+    if path is not None:
+        _check_place(path)
+
+
+def _open_flat(given: _Opened) -> Corpus:
+    spec, flat = given.spec, flat_parameters(given.spec.id, given.spec.parameters)
+    stored = flat.tokenizer
+    if vocabulary_sha256(given.tokenizer, stored["entries"]) != stored["vocabulary_sha256"]:
+        raise CorpusError(
+            f"corpus {spec.id!r} is stored in the {stored['entries']} tokens of {stored['name']}, and the tokenizer of "
+            "this model is another: evaluate a model with that tokenizer, or text of your own (corpus local)"
+        )
+    return open_registered(
+        spec.id,
+        flat,
+        given.path,
+        tokenizer_hash=tokenizer_sha256(given.tokenizer),
+        n_ids=stored["entries"] if given.n_logits is None else given.n_logits,
+        cache_dir=given.cache_dir / "remote",
+    )
 
 
 def parameters(spec: CorpusSpec, path: str | None = None) -> SyntheticParameters:
@@ -76,42 +165,6 @@ def derived_facts(spec: CorpusSpec) -> dict[str, Any]:
     return {"distinct_integers": len(process.alphabet), "entropy_rate_in_bits_per_token": rate}
 
 
-@dataclass(frozen=True)
-class _Layout:
-    """What a storage layout does: ``check(spec, path)`` before there is a tokenizer, then ``open(spec, path, tokenizer,
-    use)`` with the keyword arguments of ``open_corpus`` in ``use``."""
-
-    check: Callable[[CorpusSpec, str | None], object]
-    open: Callable[[CorpusSpec, str | None, Tokenizer, Mapping[str, Any]], Corpus]
-
-
-def _check_files(spec: CorpusSpec, path: str | None) -> None:
-    if path is None:
-        raise UsageError(f"corpus {spec.id!r} needs its place: pass corpus_path=FILE-OR-FOLDER in --metadata")
-    locate_source(path)
-
-
-def _open_files(spec: CorpusSpec, path: str | None, tokenizer: Tokenizer, use: Mapping[str, Any]) -> Corpus:
-    return open_local(str(path), tokenizer, **use)
-
-
-def _open_sequences(spec: CorpusSpec, path: str | None, tokenizer: Tokenizer, use: Mapping[str, Any]) -> Corpus:
-    check_number_tokenizer(tokenizer, spec.id)
-    return SyntheticCorpus(spec.id, parameters(spec, path), tokenizer_sha256(tokenizer))
-
-
-def _open_antibodies(spec: CorpusSpec, path: str | None, tokenizer: Tokenizer, use: Mapping[str, Any]) -> Corpus:
-    return open_antibodies(spec.id, antibody_parameters(spec.id, spec.parameters, path), tokenizer, **use)
-
-
-_LAYOUTS = {
-    "files": _Layout(_check_files, _open_files),
-    "structured": _Layout(parameters, _open_sequences),
-    "random": _Layout(parameters, _open_sequences),
-    "antibodies": _Layout(lambda spec, path: antibody_parameters(spec.id, spec.parameters, path), _open_antibodies),
-}
-
-
 def _read(path: str) -> Mapping[str, Any]:
     location, is_folder = locate_source(path)
     if is_folder:
@@ -129,3 +182,12 @@ def _merged(defaults: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, 
         if isinstance(value, Mapping) and isinstance(given.get(name), Mapping):
             merged[name] = _merged(value, given[name])
     return merged
+
+
+_LAYOUTS = {
+    "files": _Layout(_check_files, _open_files),
+    "structured": _Layout(parameters, _open_sequences),
+    "random": _Layout(parameters, _open_sequences),
+    "antibodies": _Layout(_check_antibodies, _open_antibodies),
+    "flat_tokens": _Layout(_check_flat, _open_flat),
+}

@@ -14,7 +14,7 @@ from lm_bounds.errors import CorpusError, UsageError, nearest
 ENTRY_POINT_GROUP = "lm_bounds.corpora"
 METRICS = ("bpd", "top1", "top10", "top100")
 N_TOKENS_KINDS = ("exact", "declared", "lower_bound")
-LAYOUTS = ("files", "structured", "random", "antibodies")
+LAYOUTS = ("files", "structured", "random", "antibodies", "flat_tokens")
 _BUILT_IN = Path(__file__).with_name("registry.yaml")
 _ID = re.compile(r"[a-z][a-z0-9_]*")
 
@@ -28,7 +28,8 @@ class CorpusSpec:
         title: a name for people, one line.
         description: what it is, in a sentence.
         layout: how its tokens are had: ``files`` of text or tokens that the user names, ``structured`` and
-            ``random`` sequences that are made where they are read, ``antibodies`` in data units that the user names.
+            ``random`` sequences that are made where they are read, ``antibodies`` in data units that the user names, or
+            ``flat_tokens``, files of ids on the Hub.
         metrics: the metrics it offers, out of ``bpd``, ``top1``, ``top10``, ``top100``.
         n_tokens_kind: how its number of tokens is known: ``exact``, ``declared`` or ``lower_bound``.
         document_rule: where its documents begin and end.

@@ -57,8 +57,11 @@ def source_files(location: Path) -> tuple[SourceFile, ...]:
         if not stat.S_ISREG(status.st_mode) or identity in seen:
             continue
         seen.add(identity)
-        if path.suffix.lower() == ".bin":
-            raise CorpusError(f"{path}: a token file inside a folder of text; name the .bin file itself as the corpus")
+        if path.suffix.lower() in (".bin", ".npy"):
+            raise CorpusError(
+                f"{path}: a token file inside a folder of text; name the file itself as the corpus, or keep token "
+                "files in a folder of their own"
+            )
         found.append(_source_file(path, name))
     return tuple(found)
 

@@ -36,6 +36,16 @@ def tokenizer_sha256(tokenizer: Any) -> str:
     return hashlib.sha256(canonical.encode()).hexdigest()
 
 
+def vocabulary_sha256(tokenizer: Any, n_entries: int) -> str:
+    """Hash of what the ids below ``n_entries`` stand for, whatever else the tokenizer has or does.
+
+    Token ids that are stored mean the same to two tokenizers with the same such hash.
+    """
+    entries = sorted((int(number), str(token)) for token, number in tokenizer.get_vocab().items() if number < n_entries)
+    canonical = json.dumps(entries, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.sha256(canonical.encode()).hexdigest()
+
+
 def _describe_in_python(tokenizer: Any) -> dict[str, Any]:
     special_tokens = getattr(tokenizer, "special_tokens_map", {})
     return {

@@ -18,7 +18,7 @@ from lm_bounds.certificates.remeasured import (
     check_weights,
 )
 from lm_bounds.complexity import complexity
-from lm_bounds.corpora import check_source, corpus_spec
+from lm_bounds.corpora import check_source, corpus_spec, is_remote
 from lm_bounds.errors import CorpusError, LmBoundsError, ModelError, UsageError
 from lm_bounds.models import IN_MEMORY, built_in_model
 from lm_bounds.pipeline import Session, check_causal, corpus_facts, model_facts, opened_corpus
@@ -122,8 +122,9 @@ def corpus_place(plan: Plan, given: str | None, cure: str) -> str | None:
     if given is not None:
         check_source(spec, given)
         return given
-    place = plan.corpus.source if spec.layout == "files" else plan.settings.corpus_path
-    if place is not None and not Path(place).expanduser().exists():
+    stored = spec.layout in ("files", "flat_tokens")  # the source of these names the commit too
+    place = plan.corpus.source if stored else plan.settings.corpus_path
+    if place is not None and not is_remote(place) and not Path(place).expanduser().exists():
         raise CorpusError(f"the corpus {place!r} that the certificate names is not here: {cure}")
     return place
 

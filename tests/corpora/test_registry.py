@@ -53,7 +53,7 @@ def test_miss_has_the_nearest_name() -> None:
     with pytest.raises(UsageError, match=r"^unknown corpus 'locl': did you mean 'local'\?$") as caught:
         corpus_spec("locl")
     assert caught.value.exit_code == 2
-    with pytest.raises(UsageError, match=r"^unknown corpus 'qqq': use one of local, "):
+    with pytest.raises(UsageError, match=r"^unknown corpus 'qqq': use one of fineweb_edu, local, "):
         corpus_spec("qqq")
 
 

@@ -1,0 +1,7 @@
+"""Any bytes of files of any size: local ones, those behind URLs, and those of data sets on the Hub."""
+
+from lm_bounds.corpora.byte_source.files import ByteRange, ByteSource, FileFacts, LocalBytes
+from lm_bounds.corpora.byte_source.hub_files import parse_place
+from lm_bounds.corpora.byte_source.places import is_remote, open_bytes
+
+__all__ = ["ByteRange", "ByteSource", "FileFacts", "LocalBytes", "is_remote", "open_bytes", "parse_place"]
