@@ -16,12 +16,24 @@ if TYPE_CHECKING:
     import torch
 
 # Libraries whose layers stand in for others: they quantise, adapt or move what the configuration names.
-_STAND_INS = ("accelerate", "aqlm", "auto_round", "bitsandbytes", "compressed_tensors", "gptqmodel", "hqq", "torchao")
+_STAND_INS = (
+    "accelerate",
+    "aqlm",
+    "auto_round",
+    "auto_round_extension",
+    "bitsandbytes",
+    "compressed_tensors",
+    "gptqmodel",
+    "hqq",
+    "torchao",
+)
 _ADAPTERS = "peft"
 _KNOWN = ("torch", "transformers", _ADAPTERS, *_STAND_INS)
 # What transformers notes on a module, and what differs with the number format of the weights.
 _NOTES = frozenset({"training", "warnings_issued", "name_or_path", "generation_config", "config"})
 _OWN_STATE = frozenset({"_parameters", "_buffers", "_modules", "_non_persistent_buffers_set"})
+# Methods that a module may have of its own: how it is printed, and the one that is looked at elsewhere.
+_HARMLESS = frozenset({"forward", "extra_repr"})
 _DEPTH = 4
 
 
@@ -115,7 +127,7 @@ def _compare_settings(name: str, module: torch.nn.Module, expected: torch.nn.Mod
             raise _other(name, f"has another {key} than its configuration gives it")
     for key in found.keys() - wanted.keys():
         # Python takes what a module has of its own before what its class has.
-        if key != "forward" and callable(getattr(type(module), key, None)):
+        if key not in _HARMLESS and callable(getattr(type(module), key, None)):
             raise _other(name, f"has a {key} of its own")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import threading
 from collections.abc import Collection, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
 
 _RELATIVE_TOLERANCE = 1e-5  # other devices round sines and powers otherwise
 _ABSOLUTE_TOLERANCE = 1e-8
+# accelerate changes how all modules are built meanwhile: two threads at once would leave it changed.
+_BUILDING = threading.Lock()
 _MOVING = "compressed_tensors.offload.module"
 
 
@@ -99,7 +102,7 @@ def fresh_network(model: Any) -> torch.nn.Module:
 
     if not isinstance(model, PreTrainedModel):
         return torch.nn.Module()
-    with init_empty_weights(include_buffers=False):
+    with _BUILDING, init_empty_weights(include_buffers=False):
         fresh: torch.nn.Module = type(model)(copy.deepcopy(model.config))
     return fresh
 
