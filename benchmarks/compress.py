@@ -36,11 +36,12 @@ from lm_bounds.weights import Tensor, Weights, serialise
 
 OUTLIERS = 8.0
 _MEASURED_COMMAND = """
-import json, resource, sys, time
-from lm_bounds.cli import cli
+import json, re, sys, time
+from pathlib import Path
+from lm_bounds.cli.compress import compress
 started = time.perf_counter()
-cli(["compress", sys.argv[1], "--compressor", sys.argv[2]], standalone_mode=False)
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+compress([sys.argv[1], "--compressor", sys.argv[2]], standalone_mode=False)
+peak = int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) / 1024  # of Linux
 print(json.dumps({"seconds": round(time.perf_counter() - started, 2), "peak_mb": round(peak)}))
 """
 CODE_STEPS = {4: 0.4, 3: 0.8, 2: 1.4}  # width of a step in standard deviations of the tensor

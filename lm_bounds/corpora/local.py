@@ -52,11 +52,7 @@ def open_local(
     """
     source = os.fspath(path)
     location, is_folder = (Path(source), False) if is_remote(source) else locate_source(source)
-    n_known_ids = len(tokenizer) if n_logits is None else n_logits
-    if n_known_ids < 1:
-        raise UsageError(f"n_logits must be at least 1, given {n_known_ids}")
-    if end_of_text_id is not None and not 0 <= end_of_text_id < n_known_ids:
-        raise UsageError(f"end_of_text_id must be in [0, {n_known_ids}) or None, given {end_of_text_id}")
+    n_known_ids = _known_ids(tokenizer, end_of_text_id, n_logits)
     tokenizer_hash = tokenizer_sha256(tokenizer)
     tokens: TokenArray
     if holds_token_ids(source, location, is_folder):
@@ -82,6 +78,16 @@ def open_local(
             check_token_ids(tokens, n_logits, source, "use the model's own tokenizer")
     starts: IntArray = find_document_starts(tokens, source_starts, end_of_text_id)
     return TokenCorpus(CORPUS_ID, source, tokens, starts, tokenizer_hash, end_of_text_id)
+
+
+def _known_ids(tokenizer: Tokenizer, end_of_text_id: int | None, n_logits: int | None) -> int:
+    """How many ids a language model knows, checked."""
+    n_known_ids = len(tokenizer) if n_logits is None else n_logits
+    if n_known_ids < 1:
+        raise UsageError(f"n_logits must be at least 1, given {n_known_ids}")
+    if end_of_text_id is not None and not 0 <= end_of_text_id < n_known_ids:
+        raise UsageError(f"end_of_text_id must be in [0, {n_known_ids}) or None, given {end_of_text_id}")
+    return n_known_ids
 
 
 def holds_token_ids(source: str, location: Path, is_folder: bool) -> bool:

@@ -60,7 +60,10 @@ def test_every_change_is_seen(change: Callable[[Layer], Any]) -> None:
 
 def test_the_state_dict_is_not_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.nn.Module, "state_dict", lambda *_, **__: pytest.fail("it may change the model"))
-    fingerprint(torch.nn.Linear(2, 2))
+    layer = torch.nn.Linear(2, 2)
+    before = fingerprint(layer)
+    layer.weight.data += 1
+    assert fingerprint(layer) != before
 
 
 def test_a_forward_pass_changes_nothing(tiny_model: Callable[..., Any]) -> None:

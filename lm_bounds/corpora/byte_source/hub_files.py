@@ -82,7 +82,7 @@ def parse_place(text: str) -> HubPlace:
 
 
 def open_hub(place: HubPlace, cache_dir: Path) -> RemoteBytes:
-    """The files of a data set, at the commit that its revision stands for now.
+    """The files of a data set, at the commit that its revision has at this time.
 
     Raises:
         CorpusError: the Hub cannot be reached, or has no such repository, revision or file.
