@@ -29,7 +29,7 @@ from lm_bounds.complexity import check_size_settings, complexity
 from lm_bounds.compressors import measure
 from lm_bounds.compressors.container import read_model
 from lm_bounds.corpora import Corpus, check_source, corpus_spec, open_corpus
-from lm_bounds.errors import WeightsError
+from lm_bounds.errors import CorpusError, WeightsError
 from lm_bounds.home import certificate_root, check_writable, home
 from lm_bounds.models import IN_MEMORY, display_name
 from lm_bounds.passes import Progress, no_progress, sample_size, score_certifying, score_pilot, stream_windows
@@ -109,6 +109,8 @@ class Session:
 
     def _observe(self, numbers: IntArray, progress: Progress) -> Observations:
         observations = score_certifying(self.plan, self.scorer, self.corpus, numbers, progress)
+        if self.corpus.sha256() != self.plan.corpus.sha256:
+            raise CorpusError(f"{self.corpus.source} was changed while a model was evaluated on it: run again")
         if not unchanged(self.scorer.lm.model, self.plan.code.sha256, self.state):
             raise WeightsError(
                 "the model's weights changed while it was evaluated: they are not the measured ones; load it again"
@@ -245,6 +247,7 @@ def corpus_facts(corpus: Corpus) -> CorpusFacts:
         tokenizer_sha256=corpus.tokenizer_sha256,
         end_of_text_id=corpus.end_of_text_id,
         n_metrics=len(corpus_spec(corpus.corpus_id).metrics),
+        identified_by=corpus.identified_by,
     )
 
 

@@ -485,3 +485,17 @@ def test_a_token_of_the_text_that_the_model_does_not_know_is_refused(
 def test_code_length_refuses_an_unknown_compressor(tiny_checkpoint: Callable[[str], Path]) -> None:
     with pytest.raises(UsageError, match="no compressor is called 'zip'"):
         code_length(tiny_checkpoint("unigram"), "zip")
+
+
+def test_a_corpus_that_changes_meanwhile_is_noticed(tiny_lm: Callable[..., Any], tmp_path: Path) -> None:
+    """A small token file is mapped into memory, where whoever writes to it changes what is read."""
+    path = tmp_path / "ids.bin"
+    ids = np.random.default_rng(0).integers(0, 250, 20_000).astype("<u2")
+    ids.tofile(path)
+    settings = Settings(corpus_path=str(path), windows=4, pilot=4, context=16)
+    session = open_session(tiny_lm("unigram"), "local", settings, 4)
+    changed = np.memmap(path, "<u2", "r+")
+    changed[-1] = (ids[-1] + 1) % 250
+    changed.flush()
+    with pytest.raises(CorpusError, match="was changed while a model was evaluated on it: run again"):
+        session.observe(range(4))

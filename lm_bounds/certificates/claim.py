@@ -22,6 +22,10 @@ _CUSTOM = (
     "The network's code is not that of the library transformers: the claim holds if it was fixed before the corpus was "
     "seen. "
 )
+_PROBES = (
+    "The corpus is identified by its length and by stretches of it: the claim holds if the rest was fixed before the "
+    "draws as well. "
+)
 _RELATIVE = (
     "The size of the weights is relative to those of {name} (weights {sha256:.12}): the claim holds if these were "
     "fixed before the corpus was seen. "
@@ -56,6 +60,7 @@ def claim_sentence(fields: Mapping[str, Any]) -> str:
     prior = fields["complexity"].get("prior")
     relative = "" if prior is None else _RELATIVE.format(name=repr(prior["name"]), sha256=prior["sha256"])
     size = relative + _SIZES.get(fields["complexity"]["source"], "").format(**fields["complexity"])
+    size += "" if corpus.get("identified_by", "whole") == "whole" else _PROBES
     size += "" if model["code"] == "transformers" else _CUSTOM
     runs = "this one run" if shared == 1 else f"up to {shared} runs, fixed before the first of them, on the same draws"
     return (

@@ -31,6 +31,7 @@ class CorpusFacts:
         tokenizer_sha256: of the tokenizer that made them.
         end_of_text_id: the token that ends a document, None where there is none.
         n_metrics: metrics that the corpus offers; a family-wise failure probability is divided by it.
+        identified_by: whether ``sha256`` covers the ``whole`` corpus, or ``probes``, stretches at fixed places.
     """
 
     corpus_id: str
@@ -42,6 +43,7 @@ class CorpusFacts:
     tokenizer_sha256: str
     end_of_text_id: int | None
     n_metrics: int
+    identified_by: str = "whole"
 
 
 @dataclass(frozen=True)
@@ -179,9 +181,10 @@ def certify_seed_parts(
     """What the certifying draws depend on: the weights, every choice, the corpus and the draw seed.
 
     Re-running with any other choice redraws, and none of them can be restated later: the draws would not be those of
-    the certificate. With ``shared_draws`` G above one the weights and the choices are left out, G and the failure
-    probability are not, and delta_2 is divided by G: that is valid for any G models and choices that were fixed before
-    the first of them was scored.
+    the certificate. The corpus is one of them as far as its hash covers it: where that is stretches of it alone,
+    whoever supplies the corpus has to have fixed the rest before. With ``shared_draws`` G above one the weights and the
+    choices are left out, G and the failure probability are not, and delta_2 is divided by G: that is valid for any G
+    models and choices that were fixed before the first of them was scored.
 
     Args:
         settings: all settings by name.
@@ -195,6 +198,8 @@ def certify_seed_parts(
     """
     common = [settings["draw_seed"], {name: corpus[name] for name in _CORPUS_FACTS}, model["context"]]
     common += [settings["unit"], settings["upper"]]
+    if corpus.get("identified_by", "whole") != "whole":
+        common.append({"identified_by": corpus["identified_by"]})
     if settings["method"] == "paper" or settings["upper"] != "kl_inf":
         common.append(n_windows)
     levels = [settings["failure_prob"], settings["family_wise"]]

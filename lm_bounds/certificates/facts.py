@@ -55,6 +55,8 @@ def type_failures(fields: Mapping[str, Any]) -> Iterator[str]:
                 value = fields[part][name]
                 if type(value) is not kind or (type(value) is int and value < 1):
                     yield f"{part}.{name} is not {what}"
+    if fields["corpus"].get("identified_by", "whole") not in ("whole", "probes"):
+        yield "corpus.identified_by is neither 'whole' nor 'probes'"
     n_documents = fields["corpus"]["n_documents"]
     if n_documents is not None and (type(n_documents) is not int or n_documents < 1):
         yield "corpus.n_documents is neither a whole number of at least 1 nor null"

@@ -22,7 +22,7 @@ from lm_bounds.sampling import Windows, draws_sha256
 _SHOWN_DIGITS = 12  # of a hash
 _WEIGHTS = ("sha256", "n_parameters", "n_tensors", "stored_bytes")
 _MODEL = ("architecture", "code", "dtype", "vocab_size", "n_choices", "context", "prefix_token_id", "default_prefix")
-_CORPUS = ("sha256", "n_tokens", "n_tokens_kind", "n_documents", "end_of_text_id", "n_metrics")
+_CORPUS = ("sha256", "identified_by", "n_tokens", "n_tokens_kind", "n_documents", "end_of_text_id", "n_metrics")
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,10 @@ def check_tokenizer(stated: CorpusFacts, found: CorpusFacts) -> Check:
 
 def check_corpus(stated: CorpusFacts, found: CorpusFacts) -> Check:
     """Whether the tokens and documents are the same."""
-    same = f"the same {found.n_tokens:,} tokens of {found.corpus_id} (sha256 {found.sha256[:_SHOWN_DIGITS]})"
+    tokens = f"the same {found.n_tokens:,} tokens"
+    if found.identified_by != "whole":
+        tokens = f"as many tokens, {found.n_tokens:,}, and the same ones in the stretches that identify it,"
+    same = f"{tokens} of {found.corpus_id} (sha256 {found.sha256[:_SHOWN_DIGITS]})"
     values = {"n_tokens": found.n_tokens, "sha256": found.sha256}
     return _facts("corpus", same, values, stated, found, _CORPUS)
 

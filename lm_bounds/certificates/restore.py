@@ -92,11 +92,12 @@ def _methods(certificates: Sequence[Mapping[str, Any]]) -> dict[str, Method]:
 
 def _plan(fields: Mapping[str, Any], methods: Mapping[str, Method]) -> Plan:
     settings = Settings(**{name: value for name, value in fields["settings"].items() if name in KEYS})
-    model = ModelFacts(**{name: fields["model"][name] for name in ModelFacts.__dataclass_fields__})
+    stated = fields["model"]
+    model = ModelFacts(**{name: stated[name] for name in ModelFacts.__dataclass_fields__ if name in stated})
     corpus = {**fields["corpus"], "corpus_id": fields["corpus"]["id"]}
     return Plan(
         settings=settings,
-        corpus=CorpusFacts(**{name: corpus[name] for name in CorpusFacts.__dataclass_fields__}),
+        corpus=CorpusFacts(**{name: corpus[name] for name in CorpusFacts.__dataclass_fields__ if name in corpus}),
         model=model,
         code=_code(fields["complexity"]),
         settings_ledger=settings_charges(settings, model),

@@ -47,6 +47,11 @@ class Corpus(Protocol):
         ...
 
     @property
+    def identified_by(self) -> str:
+        """What ``sha256`` covers: the ``whole``, or ``probes``, stretches at fixed places of a longer corpus."""
+        ...
+
+    @property
     def n_documents(self) -> int | None:
         """The number of documents, None where they were not counted."""
         ...
@@ -148,6 +153,11 @@ class TokenCorpus:
     def n_tokens_kind(self) -> Literal["exact"]:
         """How ``n_tokens`` is known: the tokens were counted."""
         return "exact"
+
+    @property
+    def identified_by(self) -> Literal["whole"]:
+        """``sha256`` covers all tokens and documents."""
+        return "whole"
 
     @property
     def n_documents(self) -> int:

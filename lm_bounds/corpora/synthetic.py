@@ -116,6 +116,11 @@ class SyntheticCorpus:
         return self.parameters.tokens
 
     @property
+    def identified_by(self) -> Literal["whole"]:
+        """``sha256`` covers the parameters, which all tokens follow from."""
+        return "whole"
+
+    @property
     def n_tokens_kind(self) -> Literal["exact"]:
         """How ``n_tokens`` is known: it is a parameter."""
         return "exact"

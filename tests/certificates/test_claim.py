@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from decimal import Decimal
 from typing import Any
@@ -35,6 +36,15 @@ def test_sentence_names_what_is_bounded_and_on_what(run: Any, metric: str, quant
         assert part in certificate.claim
     assert ("bits per token" in certificate.claim) == (metric == "bpd")
     assert ("This is vacuous" in certificate.claim) == claim["vacuous"]
+
+
+def test_what_a_claim_rests_on_is_said(run: Any) -> None:
+    fields = copy.deepcopy(run.certificates["bpd"].fields)
+    assert "fixed before" not in claim_sentence(fields)
+    fields["corpus"]["identified_by"] = "probes"
+    assert "The corpus is identified by its length and by stretches of it" in claim_sentence(fields)
+    fields["model"]["code"] = "custom: my_code (sha256 00)"
+    assert "The network's code is not that of the library transformers" in claim_sentence(fields)
 
 
 @pytest.mark.parametrize(("temperature", "words"), [(1.0, "loss of"), (1.5, "loss (at temperature 1.5) of")])

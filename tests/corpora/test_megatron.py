@@ -125,3 +125,15 @@ def test_a_file_that_is_longer_than_its_index(tmp_path: Path) -> None:
     path.write_bytes(bytes(6))
     with pytest.raises(CorpusError, match="it lists 2 tokens, the token file holds 3"):
         opened(path)
+
+
+def test_listed_documents_are_part_of_the_hash(tmp_path: Path) -> None:
+    """The draws depend on the hash, so that nobody can see them and cut the documents afterwards."""
+    ids = list(range(60)) * 20
+    hashes = set()
+    for cut in (600, 601):
+        write(tmp_path / f"{cut}.bin", [ids[:cut], ids[cut:]], [0, 1, 2])
+        corpus = opened(tmp_path / f"{cut}.bin")
+        assert corpus.identified_by == "whole"
+        hashes.add(corpus.sha256())
+    assert len(hashes) == 2

@@ -91,7 +91,8 @@ class Unit:
             return ("table", self.sha256)
         author = str(self.metadata.get("Author", ""))
         for kind in ("Subject", "Run"):
-            name = str(self.metadata.get(kind) or "").strip()
+            given = self.metadata.get(kind)
+            name = "" if given is None else str(given).strip()
             if name.lower() not in _NOT_KNOWN:
                 return ("unit", author, kind, name)
         raise CorpusError(f"{self.path}:1: the metadata have neither a Subject nor a Run; download the data unit again")

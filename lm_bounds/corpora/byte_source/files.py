@@ -83,7 +83,7 @@ class LocalBytes:
             status = path.stat()
         except OSError as error:
             raise _unreadable(path, error) from error
-        return FileFacts(name, str(path), status.st_size, f"{status.st_size} {status.st_mtime_ns}")
+        return FileFacts(name, str(path), status.st_size, f"{status.st_size} {status.st_mtime_ns} {status.st_ino}")
 
     def read_many(self, ranges: Sequence[ByteRange]) -> list[bytes]:
         """The bytes of each range; see ``ByteSource``."""
@@ -93,15 +93,19 @@ class LocalBytes:
             by_file.setdefault(wanted.file, []).append(number)
         for file, numbers in by_file.items():
             path, facts = self._paths[file], self.files[file]
-            if self._facts(facts.name, path) != facts:
-                raise CorpusError(f"{path} was changed while it was read; run again once nothing writes to it")
+            self._check_unchanged(path, facts)
             try:
                 with path.open("rb", buffering=0) as stream:
                     for number in numbers:
                         found[number] = _read_exactly(stream, ranges[number], facts)
             except OSError as error:
                 raise _unreadable(path, error) from error
+            self._check_unchanged(path, facts)
         return found
+
+    def _check_unchanged(self, path: Path, facts: FileFacts) -> None:
+        if self._facts(facts.name, path) != facts:
+            raise CorpusError(f"{path} was changed while it was read; run again once nothing writes to it")
 
 
 def _read_exactly(stream: io.FileIO, wanted: ByteRange, facts: FileFacts) -> bytes:

@@ -81,7 +81,7 @@ def parse_place(text: str) -> HubPlace:
     return HubPlace(found["repository"], unquote(found["revision"] or "main"), found["path"] or "")
 
 
-def open_hub(place: HubPlace, cache_dir: Path) -> RemoteBytes:
+def open_hub(place: HubPlace, cache_dir: Path, pattern: str = "*") -> RemoteBytes:
     """The files of a data set, at the commit that its revision has at this time.
 
     Raises:
@@ -100,12 +100,14 @@ def open_hub(place: HubPlace, cache_dir: Path) -> RemoteBytes:
         reader = RangeReader()
         commit, entries = _list(place, endpoint, headers, reader)
         cache.write(kept, json.dumps({"commit": commit, "files": entries}).encode())
+    entries = [entry for entry in entries if fnmatchcase(entry.path.rpartition("/")[2], pattern)]
     if not entries:
-        raise CorpusError(f"{place} holds no file at commit {commit}; check the path")
+        raise CorpusError(f"{place} holds no file at commit {commit} whose name fits {pattern!r}; check the path")
     files = []
     for entry in sorted(entries):
         url = hf_hub_url(place.repository, entry.path, repo_type="dataset", revision=commit, endpoint=endpoint)
-        facts = FileFacts(entry.path, url, entry.n_bytes, entry.object_id)
+        # Another endpoint may serve other bytes under the same id.
+        facts = FileFacts(entry.path, url, entry.n_bytes, f"{endpoint} {place.repository} {entry.object_id}")
         files.append(RemoteFile(facts, Resource(url, headers, entry.n_bytes)))
     return RemoteBytes(str(HubPlace(place.repository, commit, place.path)), files, reader, cache)
 

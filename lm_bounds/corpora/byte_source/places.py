@@ -59,18 +59,20 @@ def open_bytes(place: str, cache_dir: Path, pattern: str = "*") -> ByteSource:
         place: a file or a folder; ``http://`` or ``https://``, with ``{000..123}`` for numbered files;
             ``hf://datasets/ORG/NAME@REVISION/PATH`` for a file, a folder or a pattern on the Hub.
         cache_dir: folder for what is read from afar.
-        pattern: that the names of the files in a local folder must fit.
+        pattern: that the names of the files must fit; others in a folder are left alone, and others that are named are
+            refused.
 
     Raises:
         CorpusError: there is nothing, or it cannot be read.
         UsageError: the place is malformed.
     """
     if place.startswith(HUB_SCHEME):
-        return open_hub(parse_place(place), cache_dir)
+        return open_hub(parse_place(place), cache_dir, pattern)
     if is_remote(place):
-        return _open_urls(place, cache_dir)
+        return _open_urls(place, cache_dir, pattern)
     location = Path(place).expanduser()
     if not location.is_dir():
+        check_name(location.name, pattern)
         return LocalBytes(place, [(location.name, location)])
     paths = sorted(location.iterdir(), key=lambda path: path.name)
     fitting = [(path.name, path) for path in paths if fnmatchcase(path.name, pattern) and _is_visible_file(path)]
@@ -79,14 +81,28 @@ def open_bytes(place: str, cache_dir: Path, pattern: str = "*") -> ByteSource:
     return LocalBytes(place, fitting)
 
 
+def check_name(name: str, pattern: str) -> None:
+    """Refuses a file that is none of those that are wanted.
+
+    Raises:
+        CorpusError: the last part of its name does not fit.
+    """
+    if not fnmatchcase(name.rpartition("/")[2], pattern):
+        raise CorpusError(
+            f"{name} is no file of this corpus, whose names fit {pattern!r}; name the folder that has them"
+        )
+
+
 def _is_visible_file(path: Path) -> bool:
     return path.is_file() and not path.name.startswith(".")
 
 
-def _open_urls(place: str, cache_dir: Path) -> RemoteBytes:
+def _open_urls(place: str, cache_dir: Path, pattern: str) -> RemoteBytes:
     urls = list(islice(numbered_urls(place), _MOST_URLS + 1))
     if len(urls) > _MOST_URLS:
         raise UsageError(f"{public_url(place)} stands for more than {_MOST_URLS} files; name fewer")
+    for url in urls:
+        check_name(urlsplit(url).path, pattern)
     reader = RangeReader()
     with ThreadPoolExecutor(CONNECTIONS) as pool:
         resources = list(pool.map(reader.opened, map(Resource, urls)))
@@ -97,5 +113,5 @@ def _remote_file(resource: Resource) -> RemoteFile:
     n_bytes = resource.n_bytes or 0
     # Without a mark of the server's nothing tells a changed file from an unchanged one: it is kept for this run alone.
     identity = f"{resource.url} {resource.etag or secrets.token_hex(16)}"
-    name = urlsplit(resource.url).path.rpartition("/")[2]
+    name = urlsplit(resource.url).path.lstrip("/")
     return RemoteFile(FileFacts(name, resource.place, n_bytes, identity), resource)

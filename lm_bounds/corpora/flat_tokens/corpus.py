@@ -57,6 +57,12 @@ class FlatTokens:
         return "exact"
 
     @property
+    def identified_by(self) -> Literal["whole", "probes"]:
+        """Whether ``sha256`` covers all tokens and documents, or 64 stretches of them."""
+        rule_alone = self.documents.starts is not None or "listed" not in self.documents.rule
+        return "whole" if self.n_tokens <= _HASHED_WHOLE and rule_alone else "probes"
+
+    @property
     def n_documents(self) -> int | None:
         """The number of documents, None where they are not listed."""
         return None if self.documents.starts is None else int(self.documents.starts.size)
@@ -74,6 +80,8 @@ class FlatTokens:
         start = np.sort(uniform_indices(_PROBES, n_tokens, stream_seed("corpus", "probes", n_tokens)))
         for bounds in self.documents.bounds(start):
             digest.update(bounds.astype("<i8").tobytes())
+        if self.documents.starts is not None:
+            digest.update(self.documents.starts.astype("<i8").tobytes())
         if n_tokens <= _HASHED_WHOLE:
             ids = self.sequence.read(0, n_tokens)
         else:
@@ -86,11 +94,11 @@ class FlatTokens:
     def sha256(self) -> str:
         """Hash of the number of tokens, of the rule or list of documents, and of tokens.
 
-        Up to 2^22 tokens are hashed all; of more, 64 stretches of up to 4,096, at places that follow from the number
-        of tokens, and the bounds of the documents there. A copy has the same hash, wherever it is and however it is cut
-        into files. Another corpus has another hash, unless it is one of the same length that agrees in all of these
-        stretches. That a file stays the same while it is read is checked apart from that, by its ETag, its commit, or
-        its time of change.
+        Up to 2^22 tokens are hashed all, and so are documents that are listed; of more, 64 stretches of up to 4,096, at
+        places that follow from the number of tokens, and the bounds of the documents there: see ``identified_by``. A
+        copy has the same hash, wherever it is. Another corpus has another hash, unless it is one of the same length
+        that agrees in all of these stretches; the draws do not depend on the rest. That a file stays the same while it
+        is read is checked apart from that, by its ETag, its commit, or its size and time of change.
         """
         return self._sha256
 

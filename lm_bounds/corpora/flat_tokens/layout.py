@@ -23,6 +23,7 @@ _LLMC: dict[int, tuple[int, np.dtype[Any]]] = {
     20240520: (1, np.dtype("<u2")),
     20240801: (7, np.dtype("<u4")),
 }
+_LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 _NPY_MAGIC = b"\x93NUMPY"
 _HEAD_BYTES = 4096
 TOKEN_SUFFIXES = (".bin", ".npy")
@@ -93,6 +94,8 @@ def _described(
 ) -> tuple[np.dtype[Any], Part]:
     if not facts.n_bytes:
         raise CorpusError(f"{facts.place} is empty; it must hold little-endian {default.name} token ids")
+    if head.startswith(_LFS_POINTER):
+        raise CorpusError(f"{facts.place} is a pointer of git-lfs and not the file itself: run git lfs pull")
     if head.startswith(_NPY_MAGIC):
         dtype, offset, n_ids = _npy_header(facts, head)
     elif len(head) >= LLMC_HEADER_BYTES and int.from_bytes(head[:4], "little") in _LLMC:

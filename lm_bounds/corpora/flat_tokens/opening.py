@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -111,6 +112,7 @@ def open_registered(
     """
     source = open_bytes(path or repository_place(parameters), cache_dir, parameters.files)
     order = in_order([file.name for file in source.files])
+    _check_numbers(source, parameters.files)
     dtype = np.dtype(parameters.dtype).newbyteorder("<")
     files = token_files(source, dtype, order, cut_anywhere=parameters.cut_anywhere)
     rows, number, most = None, None, parameters.most_tokens
@@ -122,6 +124,25 @@ def open_registered(
     sequence = TokenSequence(files, rows, number)
     documents = FoundDocuments(sequence, parameters.end_of_text_id, most)
     return FlatTokens(corpus_id, sequence, documents, tokenizer_hash, parameters.end_of_text_id, n_ids)
+
+
+def _check_numbers(source: ByteSource, pattern: str) -> None:
+    """What ``*`` stands for in the names of shards are numbers, each once, with none left out between them.
+
+    Raises:
+        CorpusError: naming the shard.
+    """
+    before, _, after = pattern.partition("*")
+    shard = re.compile(f"{re.escape(before)}(\\d+){re.escape(after)}")
+    numbers: set[int] = set()
+    for file in source.files:
+        found = shard.fullmatch(file.name.rpartition("/")[2])
+        if found is None or int(found[1]) in numbers:
+            raise CorpusError(f"{file.place} is not one of the numbered shards {pattern}, or one that is there twice")
+        numbers.add(int(found[1]))
+    missing = set(range(min(numbers), max(numbers))) - numbers
+    if missing:
+        raise CorpusError(f"{source.source}: shard {min(missing)} of {pattern} is missing; all between two are needed")
 
 
 def are_token_files(folder: Path) -> bool:

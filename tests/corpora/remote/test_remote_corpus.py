@@ -118,12 +118,35 @@ def test_another_tokenizer_is_refused(shards: Path, tmp_path: Path) -> None:
 
 def test_a_copy_without_all_files_is_refused(shards: Path, tmp_path: Path) -> None:
     spec = registered()
-    (shards / "document-00001-of-00020.bin").unlink()
+    (shards / "document-00001-of-00020.bin").rename(tmp_path / "away")
+    with pytest.raises(CorpusError, match=r"shard 1 of document-\*-of-00020\.bin is missing"):
+        opened(spec, str(shards), tmp_path / "cache")
+    (tmp_path / "away").rename(shards / "document-00001-of-00020.bin")
+    (shards / "document-00002-of-00020.bin").unlink()
     with pytest.raises(CorpusError, match="of 36000 bytes of the corpus; all of its files are needed"):
         opened(spec, str(shards), tmp_path / "cache")
     with pytest.raises(CorpusError, match="does not exist"):
         check_source(spec, str(shards / "missing"))
     check_source(spec, None)
+
+
+def test_only_the_shards_of_a_corpus_are_read(hub: Any, shards: Path, tmp_path: Path) -> None:
+    """Wherever they are: a README beside them would shift every row."""
+    spec = registered(revision="main")
+    same(opened(spec, "hf://datasets/org/rows@main", tmp_path / "cache"), opened(spec, str(shards), tmp_path / "cache"))
+    with pytest.raises(CorpusError, match=r"README\.md is no file of this corpus, whose names fit 'document-"):
+        opened(spec, str(shards / "README.md"), tmp_path / "cache")
+    copy = shards / "document-00001 (1)-of-00020.bin"
+    copy.write_bytes((shards / "document-00001-of-00020.bin").read_bytes())
+    with pytest.raises(CorpusError, match="is not one of the numbered shards"):
+        opened(spec, str(shards), tmp_path / "cache")
+
+
+def test_a_pointer_of_git_lfs_is_no_token_file(shards: Path, tmp_path: Path) -> None:
+    pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"0" * 64 + b"\nsize 12345678\n"
+    (shards / "document-00001-of-00020.bin").write_bytes(pointer)
+    with pytest.raises(CorpusError, match=r"document-00001-of-00020\.bin is a pointer of git-lfs"):
+        opened(registered(), str(shards), tmp_path / "cache")
 
 
 def test_what_is_registered() -> None:
