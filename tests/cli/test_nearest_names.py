@@ -47,7 +47,7 @@ def test_commands(command: Callable[..., Any], arguments: tuple[object, ...], wo
 def test_what_is_like_nothing_is_answered_with_what_there_is(command: Callable[..., Any]) -> None:
     listed = ", ".join(sorted(lm_bounds_command.commands))
     assert command("xyz").error == f"Error: No such command 'xyz': use one of {listed}"
-    assert command("corpora", "xyz").error == "Error: No such command 'xyz': use one of show"
+    assert command("corpora", "xyz").error == "Error: No such command 'xyz': use one of sample, show"
     assert command("doctor", "-x").error == "Error: No such option '-x': use one of --fix, --json, --help"
 
 
