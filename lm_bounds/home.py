@@ -37,3 +37,17 @@ def check_writable(folder: Path) -> None:
             f"certificates cannot be written to {str(folder)!r} ({error.strerror}): pass another certificates=FOLDER, "
             "or set LM_BOUNDS_HOME"
         ) from error
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Writes a file under a temporary name, then renames it: it is there whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(descriptor, "wb") as stream:
+            stream.write(content)
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise

@@ -23,8 +23,8 @@ from lm_bounds.certificates.files import (
     Certificate,
     digest,
     sha256_file,
-    write_atomically,
 )
+from lm_bounds.home import write_atomically
 from lm_bounds.sampling import Windows, draws_sha256
 
 _SOFTWARE = ("lm_eval", "torch", "transformers", "tokenizers", "safetensors", "numpy")

@@ -14,8 +14,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lm_bounds.certificates.files import SCHEMA, canonical_json, digest, read_certificate, write_atomically
+from lm_bounds.certificates.files import SCHEMA, canonical_json, digest, read_certificate
 from lm_bounds.errors import VerificationError
+from lm_bounds.home import write_atomically
 
 finite = st.floats(allow_nan=False, allow_infinity=False)
 values = st.recursive(

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lm_bounds.compressors.classes import N_CLASSES, Context
+from lm_bounds.compressors.container.matrices import count_in_contexts
 from lm_bounds.compressors.container.sink import PIECE, Sink
 from lm_bounds.compressors.container.source import Source
 from lm_bounds.compressors.words import WORDS
@@ -72,14 +73,8 @@ class Places:
             alphabet: number of symbols.
             symbols: of elements.
         """
-        counts = np.zeros(self.n_contexts * alphabet, np.int64)
-        for start, stop, words in pieces(tensor):
-            keys = symbols(words).astype(np.int64)
-            contexts = self.contexts(start, stop)
-            if contexts is not None:
-                keys += contexts.astype(np.int64) * alphabet
-            counts += np.bincount(keys, minlength=counts.size)
-        return counts.reshape(-1, alphabet)
+        parts = ((start, symbols(words)) for start, _, words in pieces(tensor))
+        return count_in_contexts(parts, alphabet, self.contexts, self.n_contexts)
 
 
 def pieces(tensor: Tensor) -> Iterator[Piece]:

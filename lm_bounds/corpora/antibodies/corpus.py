@@ -5,8 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
-import secrets
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields
@@ -24,6 +22,7 @@ from lm_bounds.corpora.token_stream import check_token_ids
 from lm_bounds.corpora.tokenised import TextSource, cache_error, tokenise_source
 from lm_bounds.corpora.tokenizer_hash import tokenizer_sha256
 from lm_bounds.errors import CorpusError
+from lm_bounds.home import write_atomically
 
 _LOG = logging.getLogger(__name__)
 _RULES = "lm-bounds/antibodies/1"
@@ -116,12 +115,9 @@ def _kept_counts(path: Path, made: FamilyCounts, units: list[Unit], parameters: 
         if kept is not None:
             return kept
         deque(clonal_families(units, parameters, made), maxlen=0)
-    partial = path.with_name(f"{path.name}.{os.getpid()}-{secrets.token_hex(4)}.partial")
     try:
-        partial.write_text(json.dumps(asdict(made)), encoding="utf-8")
-        os.replace(partial, path)
+        write_atomically(path, json.dumps(asdict(made)).encode())
     except OSError as error:
-        partial.unlink(missing_ok=True)
         raise cache_error(path, error) from error
     return made
 

@@ -8,13 +8,11 @@ one. Nothing is removed; the folder can be deleted at any time.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import os
-import secrets
 from pathlib import Path
 
 from lm_bounds.errors import CorpusError
+from lm_bounds.home import write_atomically
 
 BLOCK_BYTES = 1 << 15
 _DIGEST_BYTES = 16
@@ -58,24 +56,18 @@ class BlockCache:
         self.write(self._path(key, number), _digest(content) + content)
 
     def write(self, target: Path, content: bytes) -> None:
-        """Writes a file under a name of its own, then moves it into place in one step.
+        """Writes a file, which is there whole or not at all.
 
         Raises:
             CorpusError: the folder cannot be written to.
         """
-        partial = target.with_name(f"{target.name}.{os.getpid()}-{secrets.token_hex(4)}.partial")
         try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            partial.write_bytes(content)
-            os.replace(partial, target)
+            write_atomically(target, content)
         except OSError as error:
             raise CorpusError(
                 f"cache folder {self._folder} cannot be used: {error.strerror or error}; check its permissions and "
                 "free space, or set LM_BOUNDS_HOME"
             ) from error
-        finally:
-            with contextlib.suppress(OSError):
-                partial.unlink()
 
 
 def _digest(content: bytes) -> bytes:

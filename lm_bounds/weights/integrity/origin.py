@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from lm_bounds.errors import WeightsError
-from lm_bounds.weights.checkpoint import read_checkpoint, tensor_names
+from lm_bounds.weights.checkpoint import CONFIG, INDEX, SINGLE, read_checkpoint, read_json, tensor_names
 from lm_bounds.weights.config import quantisation_method
 from lm_bounds.weights.integrity.fingerprint import fingerprint
 from lm_bounds.weights.integrity.loaded import check_loaded, check_names
 from lm_bounds.weights.module import read_module
 from lm_bounds.weights.protocol import Weights
-
-_CONFIG = "config.json"
-_SAFETENSORS = ("model.safetensors", "model.safetensors.index.json")
 
 
 @dataclass(frozen=True)
@@ -63,7 +59,7 @@ def weights_of(lm: Any, warm_up: Callable[[], object]) -> Origin:
         weights = read_checkpoint(files)
         checked = check_loaded(weights, model, warm_up)
         return Origin(weights, fingerprint(model), frozenset(checked.layers))
-    if directory is not None and not adapted and any((directory / name).is_file() for name in _SAFETENSORS):
+    if directory is not None and not adapted and any((directory / name).is_file() for name in (SINGLE, INDEX)):
         check_names(str(directory), tensor_names(directory), model)
     weights = read_module(model)
     return Origin(weights, _settled(weights, model, warm_up) if _is_quantised(model) else None)
@@ -114,7 +110,7 @@ def checkpoint_directory(pretrained: str, revision: str | None) -> Path | None:
     from transformers.utils import cached_file
 
     try:
-        found = cached_file(pretrained, _CONFIG, revision=revision, local_files_only=True)
+        found = cached_file(pretrained, CONFIG, revision=revision, local_files_only=True)
     except OSError:  # what transformers raises where nothing is there; it may also have been loaded without a cache
         return None
     return None if found is None else Path(found).parent
@@ -126,13 +122,9 @@ def quantised_files(directory: Path) -> Path | None:
     Raises:
         WeightsError: there are .gguf files, and which one is meant is not to be seen.
     """
-    config = directory / _CONFIG
+    config = directory / CONFIG
     if config.is_file():
-        try:
-            fields = json.loads(config.read_bytes())
-        except (ValueError, RecursionError) as error:
-            raise WeightsError(f"{config} is not valid JSON: {error}") from error
-        return directory if isinstance(fields, dict) and quantisation_method(fields) is not None else None
+        return directory if quantisation_method(read_json(config)) is not None else None
     found = sorted(directory.glob("*.gguf"))
     if len(found) > 1:
         raise WeightsError(

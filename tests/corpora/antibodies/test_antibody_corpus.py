@@ -153,6 +153,7 @@ def test_lost_counts_are_made_again(
     assert opened(units).counts == first.counts
     assert path.read_text() == content
     assert not list(cache_dir.glob("*.partial"))
+    assert not list(cache_dir.glob(".*"))
 
 
 def test_what_is_read_and_the_parameters_decide(
