@@ -47,7 +47,7 @@ def sample_size(settings: Settings, corpus: Corpus, context: int, n_asked: int) 
         context: scored tokens of a full window.
         n_asked: observations that were asked for.
     """
-    if settings.replacement:
+    if settings.replacement or corpus.slots is not None:
         return n_asked
     if settings.unit == "token":
         return min(n_asked, corpus.n_tokens)
@@ -59,7 +59,7 @@ def sample_size(settings: Settings, corpus: Corpus, context: int, n_asked: int) 
 def certifying_windows(plan: Plan, corpus: Corpus) -> Windows:
     """The windows of all certifying draws, in their order; every window of the corpus where so many are asked for."""
     settings, context, n, seed = plan.settings, plan.model.context, plan.n_windows, plan.certify_seed()
-    if settings.replacement:
+    if plan.replacement:
         drawn = draw_windows(corpus, n, context, seed)
         return ending_with_token(drawn) if settings.unit == "token" else drawn
     if settings.unit == "token":
@@ -143,7 +143,7 @@ def score_certifying(plan: Plan, scorer: Any, corpus: Corpus, numbers: IntArray,
             sums.setdefault(name, np.full(len(numbers), np.nan))[rows] = values
         done += len(rows)
         progress("scoring windows", done, len(numbers))
-    return Observations(windows.token_index, windows.start, windows.stop, sums, plan.settings.unit)
+    return Observations(windows, sums, plan.settings.unit)
 
 
 def column_sums(plan: Plan, statistics: dict[float, TokenStatistics]) -> dict[str, FloatArray]:

@@ -23,7 +23,7 @@ import numpy as np
 
 from lm_bounds.bounds import Method, Pilot, check_method, choose_method, top_k
 from lm_bounds.bounds.statistics import IntArray
-from lm_bounds.certificates.evidence import CorpusFacts, ModelFacts, Observations, Plan, settings_charges
+from lm_bounds.certificates.evidence import CorpusFacts, Levels, ModelFacts, Observations, Plan, settings_charges
 from lm_bounds.codelength import CodeLength
 from lm_bounds.complexity import check_size_settings, complexity
 from lm_bounds.compressors import measure
@@ -225,9 +225,8 @@ def _probe(plan: Plan, corpus: Corpus) -> IntArray:
 def _unchosen_plan(lm: Any, scorer: Any, corpus: Corpus, code: CodeLength, settings: Settings, n_windows: int) -> Plan:
     model = model_facts(lm, scorer)
     n_observed = sample_size(settings, corpus, model.context, n_windows)
-    return Plan(
-        settings, corpus_facts(corpus), model, code, settings_charges(settings, model), {}, n_observed, utc_now()
-    )
+    facts, charges = corpus_facts(corpus, settings), settings_charges(settings, model)
+    return Plan(settings, facts, model, code, charges, {}, n_observed, utc_now())
 
 
 def utc_now() -> str:
@@ -235,19 +234,26 @@ def utc_now() -> str:
     return datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
-def corpus_facts(corpus: Corpus) -> CorpusFacts:
-    """What identifies an open corpus."""
+def corpus_facts(corpus: Corpus, settings: Settings) -> CorpusFacts:
+    """What identifies an open corpus; how many tokens it has at least may depend on the failure probability."""
+    count = None if corpus.count is None else corpus.count.to_dict()
+    n_metrics = len(corpus_spec(corpus.corpus_id).metrics)
+    n_tokens = corpus.n_tokens
+    if corpus.count is not None:
+        n_tokens = corpus.count.at_least(Levels.of(settings.to_dict(), n_metrics, count).count)
     return CorpusFacts(
         corpus_id=corpus.corpus_id,
         source=corpus.source,
-        n_tokens=corpus.n_tokens,
+        n_tokens=n_tokens,
         n_tokens_kind=corpus.n_tokens_kind,
         n_documents=corpus.n_documents,
         sha256=corpus.sha256(),
         tokenizer_sha256=corpus.tokenizer_sha256,
         end_of_text_id=corpus.end_of_text_id,
-        n_metrics=len(corpus_spec(corpus.corpus_id).metrics),
+        n_metrics=n_metrics,
         identified_by=corpus.identified_by,
+        count=count,
+        reencoded_from=corpus.reencoded_from,
     )
 
 

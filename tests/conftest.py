@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import itertools
 import json
 import os
@@ -10,10 +11,14 @@ import random
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+
+from lm_bounds.corpora.slots import Cell, CellTokens, SlotCorpus, malformed
 
 # Before any library reads them: nothing is downloaded, and one worker takes one core.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -197,3 +202,74 @@ def run_apart() -> Callable[[Path, list[str]], subprocess.CompletedProcess[str]]
         )
 
     return run
+
+
+@dataclass(frozen=True)
+class InventedCells:
+    """Cells of given sizes in memory; the content of each is its number.
+
+    Args:
+        sizes: slots of each cell.
+    """
+
+    sizes: tuple[int, ...]
+    source: str = "invented"
+    identity: str = "1"
+
+    @functools.cached_property
+    def edges(self) -> np.ndarray:
+        return np.concatenate([[0], np.cumsum(self.sizes)]).astype(np.int64)
+
+    @property
+    def number(self) -> int:
+        return int(self.edges[-1])
+
+    @property
+    def rule(self) -> dict[str, Any]:
+        return {"cells": "invented", "sizes": hashlib.sha256(self.edges.tobytes()).hexdigest()}
+
+    def at(self, slot: np.ndarray) -> list[Cell]:
+        assert (np.diff(slot) >= 0).all()
+        numbers = np.searchsorted(self.edges, slot, side="right") - 1
+        return [Cell(int(self.edges[k]), self.sizes[k], int(k), f"invented, cell {k}") for k in numbers]
+
+
+@dataclass(frozen=True)
+class InventedReader:
+    """So many tokens in each cell, each the number of its cell modulo 250; -1 for a malformed one.
+
+    Args:
+        tokens: of each cell.
+        per_token: slots of a token.
+        row_tokens: of every cell that is not malformed, None where they differ.
+    """
+
+    tokens: tuple[int, ...]
+    per_token: int = 1
+    row_tokens: int | None = None
+
+    @property
+    def rule(self) -> dict[str, Any]:
+        return {"tokens": "invented"}
+
+    def read(self, cells: list[Cell]) -> list[CellTokens]:
+        void = malformed("is malformed", self.per_token * (self.row_tokens or 1 << 60))
+        return [
+            void
+            if self.tokens[cell.content] < 0
+            else CellTokens(np.full(self.tokens[cell.content], cell.content % 250), np.zeros(1, np.int64))
+            for cell in cells
+        ]
+
+
+@pytest.fixture(scope="session")
+def invented_slots(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., SlotCorpus]:
+    """``invented_slots(sizes, tokens, per_token=1, row_tokens=None, **others)``: a corpus in memory, drawn by slots."""
+
+    def make(sizes: Any, tokens: Any, per_token: int = 1, row_tokens: int | None = None, **others: Any) -> SlotCorpus:
+        reader = InventedReader(tuple(tokens), per_token, row_tokens)
+        given = {"end_of_text_id": 256, "n_ids": VOCABULARY, "n_counted": 1000, **others}
+        folder = tmp_path_factory.mktemp("counts")
+        return SlotCorpus("local", InventedCells(tuple(sizes)), reader, "e" * 64, cache_dir=folder, **given)
+
+    return make

@@ -48,7 +48,11 @@ def sums_of(session: Session, windows: list[np.ndarray]) -> dict[str, np.ndarray
 
 
 def same_observations(one: Observations, other: Observations) -> bool:
-    columns = [(one.token_index, other.token_index), (one.start, other.start), (one.stop, other.stop)]
+    columns = [
+        (one.windows.token_index, other.windows.token_index),
+        (one.windows.start, other.windows.start),
+        (one.windows.stop, other.windows.stop),
+    ]
     columns += [(one.sums[name], other.sums[name]) for name in one.sums]
     return one.sums.keys() == other.sums.keys() and all(np.array_equal(*pair) for pair in columns)
 
@@ -139,11 +143,11 @@ def test_the_number_format_is_that_of_the_forward_pass(opened: Open, tiny_lm: Ca
 def test_observations_are_in_the_order_of_the_draws(opened: Open) -> None:
     session = opened()
     found = session.observe(range(N_WINDOWS))
-    assert found.token_index.tolist() == draws(session)
-    sizes = found.stop - found.start
+    assert found.windows.token_index.tolist() == draws(session)
+    sizes = found.windows.stop - found.windows.start
     assert len(set(sizes.tolist())) > 5  # so that another order would show
     for row in range(N_WINDOWS):
-        window = session.corpus.tokens[found.start[row] : found.stop[row]].astype(np.int64)
+        window = session.corpus.tokens[found.windows.start[row] : found.windows.stop[row]].astype(np.int64)
         alone = sums_of(session, [window])
         for name, values in found.sums.items():
             np.testing.assert_allclose(values[row], alone[name], rtol=1e-4, atol=1e-4)
@@ -163,7 +167,7 @@ def test_sums_are_those_of_the_columns(opened: Open) -> None:
 def test_some_of_the_draws_can_be_observed(opened: Open) -> None:
     session = opened()
     all_of_them, some = session.observe(range(N_WINDOWS)), session.observe([7, 2, 2, 19])
-    assert some.token_index.tolist() == all_of_them.token_index[[7, 2, 2, 19]].tolist()
+    assert some.windows.token_index.tolist() == all_of_them.windows.token_index[[7, 2, 2, 19]].tolist()
     np.testing.assert_allclose(some.sums["bpd/loss"], all_of_them.sums["bpd/loss"][[7, 2, 2, 19]], rtol=1e-5)
 
 
@@ -347,9 +351,9 @@ def test_certificates_of_every_kind_of_run_hold(chosen: dict[str, Any], opened: 
 
 def test_draws_without_replacement_never_come_twice(opened: Open) -> None:
     found = opened(n_windows=400).observe(range(400))
-    assert len(set(found.start.tolist())) == 400
+    assert len(set(found.windows.start.tolist())) == 400
     again = opened(n_windows=400, upper="hoeffding").observe(range(400))
-    assert len(set(again.start.tolist())) < 400
+    assert len(set(again.windows.start.tolist())) < 400
 
 
 @pytest.mark.parametrize("unit", ["window", "token"])
@@ -363,7 +367,7 @@ def test_a_corpus_with_fewer_windows_than_are_asked_for_is_scored_whole(
     n_windows = -(-corpus.n_tokens // 64)  # one document
     assert plan.n_windows == (corpus.n_tokens if unit == "token" else n_windows)
     found = session.observe(range(plan.n_windows))
-    assert found.token_index.tolist() == list(range(0, corpus.n_tokens, 1 if unit == "token" else 64))
+    assert found.windows.token_index.tolist() == list(range(0, corpus.n_tokens, 1 if unit == "token" else 64))
     every = [corpus.tokens[start : start + 64].astype(np.int64) for start in range(0, corpus.n_tokens, 64)]
     for name, values in sums_of(session, every).items():
         np.testing.assert_allclose(found.sums[name].sum(), values.sum(), rtol=1e-5)
@@ -383,14 +387,14 @@ def test_a_drawn_token_is_observed_in_its_window_alone(upper: str, opened: Open)
     session = opened(unit="token", upper=upper)
     found = session.observe(range(N_WINDOWS))
     assert found.window_sizes.tolist() == [1] * N_WINDOWS
-    assert found.stop.tolist() == (found.token_index + 1).tolist()
-    document_start, document_stop = session.corpus.document_bounds(found.token_index)
-    starts = document_start + (found.token_index - document_start) // 64 * 64
-    assert found.start.tolist() == starts.tolist()
+    assert found.windows.stop.tolist() == (found.windows.token_index + 1).tolist()
+    document_start, document_stop = session.corpus.document_bounds(found.windows.token_index)
+    starts = document_start + (found.windows.token_index - document_start) // 64 * 64
+    assert found.windows.start.tolist() == starts.tolist()
     for row in range(N_WINDOWS):
         stop = min(int(starts[row]) + 64, int(document_stop[row]))
         window = session.corpus.tokens[starts[row] : stop].astype(np.int64)
-        place = int(found.token_index[row] - starts[row])
+        place = int(found.windows.token_index[row] - starts[row])
         for metric, method in session.plan.methods.items():
             [statistics] = tempered_statistics(*session.scorer._predicted([window], [window]), [method.temperature])
             for name, values in method.columns(statistics).items():
@@ -409,7 +413,7 @@ def test_every_metric_is_bounded_at_its_own_temperature(opened: Open, tiny_lm: C
     assert methods["bpd"].temperature > 1.5
     assert {methods[metric].temperature for metric in ("top1", "top10", "top100")} == {1.0}
     found = session.observe([5])
-    window = session.corpus.tokens[found.start[0] : found.stop[0]].astype(np.int64)
+    window = session.corpus.tokens[found.windows.start[0] : found.windows.stop[0]].astype(np.int64)
     for metric, method in methods.items():
         [statistics] = tempered_statistics(*session.scorer._predicted([window], [window]), [method.temperature])
         for name, values in method.columns(statistics).items():
@@ -417,8 +421,8 @@ def test_every_metric_is_bounded_at_its_own_temperature(opened: Open, tiny_lm: C
 
 
 def test_family_wise_divides_by_the_metrics_that_the_corpus_offers(opened: Open) -> None:
-    assert opened().plan.metric_failure_prob == 0.05 / 4
-    assert opened(family_wise=False).plan.metric_failure_prob == 0.05
+    assert opened().plan.levels.total == 0.05 / 4
+    assert opened(family_wise=False).plan.levels.total == 0.05
 
 
 @pytest.mark.parametrize("what", ["a parameter", "a saved buffer"])

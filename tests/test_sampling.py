@@ -356,6 +356,7 @@ class TwoWindows:
     """A document of nearly all tokens and one of a single token."""
 
     n_tokens = 1 << 40
+    slots = None
 
     def document_bounds(self, token_index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         last = token_index == self.n_tokens - 1

@@ -33,6 +33,7 @@ from lm_bounds.bounds.statistics import (
     window_means,
     window_sums,
 )
+from lm_bounds.bounds.token_count import SHARE_GRID, TokenCount, mean_lower, proportion_upper
 from lm_bounds.bounds.upper import (
     bernstein_upper,
     chernoff_kl_upper,
@@ -48,6 +49,7 @@ __all__ = [
     "METHODS",
     "METRICS",
     "PAPER_SMOOTHING_GRID",
+    "SHARE_GRID",
     "SMOOTHINGS",
     "SMOOTHING_GRID",
     "TEMPERATURE_GRID",
@@ -65,6 +67,7 @@ __all__ = [
     "Paper",
     "Pilot",
     "Problem",
+    "TokenCount",
     "TokenStatistics",
     "TopKError",
     "azuma_bound",
@@ -78,9 +81,11 @@ __all__ = [
     "hoeffding_upper",
     "kl_inf_upper",
     "make_loss",
+    "mean_lower",
     "method_class",
     "method_from_dict",
     "paper_bound",
+    "proportion_upper",
     "top_k",
     "two_point_upper",
     "vacuous_at",

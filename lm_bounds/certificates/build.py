@@ -25,7 +25,7 @@ from lm_bounds.certificates.files import (
     sha256_file,
 )
 from lm_bounds.home import write_atomically
-from lm_bounds.sampling import Windows, draws_sha256
+from lm_bounds.sampling import draws_sha256
 
 _SOFTWARE = ("lm_eval", "torch", "transformers", "tokenizers", "safetensors", "numpy")
 
@@ -72,6 +72,7 @@ def _metric_fields(plan: Plan, metric: str, bound: Bound) -> dict[str, Any]:
     level = vacuous_at(metric, plan.model.n_choices)
     method, problem = plan.methods[metric], plan.problem(metric)
     delta_1, delta_2 = method.failure_probs(problem)
+    count = {} if plan.corpus.count is None else {"delta_3": plan.levels.count}
     ledger = [
         *({"part": "weights", **asdict(entry)} for entry in plan.code.ledger),
         *({"part": "description", **asdict(entry)} for entry in plan.overhead()),
@@ -84,11 +85,11 @@ def _metric_fields(plan: Plan, metric: str, bound: Bound) -> dict[str, Any]:
             "bound": bound.value,
             "vacuous_at": level,
             "vacuous": bound.value >= level,
-            "failure_prob": plan.metric_failure_prob,
+            "failure_prob": plan.levels.total,
         },
         "method": method.to_dict(),
         "terms": {"risk": bound.risk, "complexity": bound.complexity, "sampling": bound.sampling},
-        "rates": {"complexity_rate": bound.rate, "delta_1": delta_1, "delta_2": delta_2},
+        "rates": {"complexity_rate": bound.rate, "delta_1": delta_1, "delta_2": delta_2, **count},
         "complexity": {
             "bits": plan.charged_bits(metric),
             "code_bits": plan.code.bits,
@@ -112,7 +113,10 @@ def _metric_fields(plan: Plan, metric: str, bound: Bound) -> dict[str, Any]:
 
 def _shared_fields(plan: Plan, observations: Observations, observations_path: Path) -> dict[str, Any]:
     corpus, settings = asdict(plan.corpus), plan.settings
-    windows = Windows(observations.token_index, observations.start, observations.stop)
+    windows = observations.windows
+    slots = {}
+    if windows.attempt is not None and windows.voided is not None:
+        slots = {"attempts": int(windows.attempt[-1]) + 1, "void": int(windows.voided[-1])}
     return {
         "schema": SCHEMA,
         "created": plan.created,
@@ -126,8 +130,9 @@ def _shared_fields(plan: Plan, observations: Observations, observations_path: Pa
         "settings": settings.to_dict(),
         "sample": {
             "unit": settings.unit,
-            "replacement": settings.replacement,
+            "replacement": plan.replacement,
             "windows": plan.n_windows,
+            **slots,
             "scored_tokens": int(observations.window_sizes.sum()),
             "pilot": settings.n_pilot,
             "draw_seed": settings.draw_seed,
@@ -151,13 +156,7 @@ def _versions() -> dict[str, str]:
 
 
 def _npz(observations: Observations) -> bytes:
-    arrays = {f"sums/{name}": values for name, values in observations.sums.items()}
+    arrays: dict[str, Any] = {f"sums/{name}": values for name, values in observations.sums.items()}
     stream = io.BytesIO()
-    np.savez_compressed(
-        stream,
-        token_index=observations.token_index,
-        start=observations.start,
-        stop=observations.stop,
-        **arrays,  # type: ignore[arg-type]
-    )
+    np.savez_compressed(stream, **{**arrays, **observations.windows.arrays()})
     return stream.getvalue()

@@ -26,6 +26,7 @@ _PROBES = (
     "The corpus is identified by its length and by stretches of it: the claim holds if the rest was fixed before the "
     "draws as well. "
 )
+_ENCODED_AGAIN = "Its tokens are the model's own, made from the text that the stored tokens of another tokenizer are. "
 _RELATIVE = (
     "The size of the weights is relative to those of {name} (weights {sha256:.12}): the claim holds if these were "
     "fixed before the corpus was seen. "
@@ -53,7 +54,6 @@ def claim_sentence(fields: Mapping[str, Any]) -> str:
         quantity = f"expected smoothed next-token loss{tempered}"
     else:
         quantity = f"expected top-{claim['metric'][3:]} next-token error rate"
-    count = {"exact": "", "declared": "a declared ", "lower_bound": "at least "}[corpus["n_tokens_kind"]]
     verdict = "This is vacuous: " if claim["vacuous"] else "For comparison, "
     family = " (all metrics of the corpus together)" if fields["settings"]["family_wise"] else ""
     shared = fields["settings"]["shared_draws"]
@@ -61,16 +61,38 @@ def claim_sentence(fields: Mapping[str, Any]) -> str:
     relative = "" if prior is None else _RELATIVE.format(name=repr(prior["name"]), sha256=prior["sha256"])
     size = relative + _SIZES.get(fields["complexity"]["source"], "").format(**fields["complexity"])
     size += "" if corpus.get("identified_by", "whole") == "whole" else _PROBES
+    size += "" if corpus.get("count") is None else _of_slots(fields["sample"], corpus)
     size += "" if model["code"] == "transformers" else _CUSTOM
     runs = "this one run" if shared == 1 else f"up to {shared} runs, fixed before the first of them, on the same draws"
     return (
         f"With probability at least {_complement(fields['settings']['failure_prob'])}{family} over the corpus and the "
         f"draws of {runs}, the {quantity} of {model['name']!r} (weights {fields['complexity']['sha256'][:12]}) on the "
-        f"contexts of corpus {corpus['id']} ({count}{corpus['n_tokens']:,} tokens), each next token resampled given "
+        f"contexts of corpus {corpus['id']} ({_tokens(corpus)}), each next token resampled given "
         f"all tokens before it, is at most {rounded_up(claim['bound'])}{_UNITS.get(claim['metric'], '')}. "
         f"{verdict}a uniform guess reaches {rounded_down(claim['vacuous_at'])}. The contexts are those of "
         f"the corpus, {_TRAINING[corpus['is_training_data']]}; nothing is said of contexts that are not in it. {size}"
         "Not charged, as part of the reference machine: the tokenizer, and the code of the network and of the decoder."
+    )
+
+
+def _tokens(corpus: Mapping[str, Any]) -> str:
+    """How many tokens, and how that is known."""
+    count, tokens = corpus.get("count"), f"{corpus['n_tokens']:,} tokens"
+    if count is None:
+        return tokens
+    if count["declared"] is None:
+        return f"at least {tokens}, as estimated from {count['drawn']:,} places"
+    share = f"{count['void_rows']:,} of {count['rows']:,} rows that were looked at"
+    return f"{tokens}: a declared {count['declared']:,}, lowered because {share} are malformed"
+
+
+def _of_slots(sample: Mapping[str, Any], corpus: Mapping[str, Any]) -> str:
+    """What is left out of the corpus, and where its tokens are from."""
+    again = "" if corpus["reencoded_from"] is None else _ENCODED_AGAIN
+    if not sample["void"] + corpus["count"]["void"]:
+        return again
+    return again + (
+        f"Malformed rows, on which {sample['void']:,} of {sample['attempts']:,} draws fell, are no part of the corpus. "
     )
 
 

@@ -28,8 +28,10 @@ def window_failures(observations: Observations, corpus: Mapping[str, Any], conte
         corpus: its facts of the corpus.
         context: scored tokens of a full window.
     """
-    token, start, stop = observations.token_index, observations.start, observations.stop
-    inside = (start <= token) & (token < stop) & (start >= 0) & (stop <= corpus["n_tokens"])
+    drawn, count = observations.windows, corpus.get("count")
+    token, start, stop = drawn.token_index, drawn.start, drawn.stop
+    end = corpus["n_tokens"] if count is None else count["slots"]
+    inside = (start <= token) & (token < stop) & (start >= 0) & (stop <= end)
     if not bool(np.all(inside & (stop - start <= context))):
         yield "a window does not hold its drawn token, or is longer than the context"
     if observations.unit == "token":

@@ -13,7 +13,7 @@ from lm_bounds.bounds import Bound, Method, Problem, certify
 from lm_bounds.bounds.statistics import FloatArray, IntArray
 from lm_bounds.codelength import CodeLength, EvaluationSettings, LedgerItem, Prior, length_prefix, settings_ledger
 from lm_bounds.errors import UsageError
-from lm_bounds.sampling import stream_seed
+from lm_bounds.sampling import Windows, chosen_windows, stream_seed
 from lm_bounds.settings import Settings
 
 
@@ -32,6 +32,8 @@ class CorpusFacts:
         end_of_text_id: the token that ends a document, None where there is none.
         n_metrics: metrics that the corpus offers; a family-wise failure probability is divided by it.
         identified_by: whether ``sha256`` covers the ``whole`` corpus, or ``probes``, stretches at fixed places.
+        count: the fields of the ``TokenCount`` that ``n_tokens`` follows from; None where the tokens were counted.
+        reencoded_from: hash of the tokenizer that the corpus is stored in, where another one made these tokens.
     """
 
     corpus_id: str
@@ -44,6 +46,8 @@ class CorpusFacts:
     end_of_text_id: int | None
     n_metrics: int
     identified_by: str = "whole"
+    count: Mapping[str, Any] | None = None
+    reencoded_from: str | None = None
 
 
 @dataclass(frozen=True)
@@ -101,6 +105,30 @@ def settings_charges(settings: Settings, model: ModelFacts) -> tuple[LedgerItem,
 
 
 @dataclass(frozen=True)
+class Levels:
+    """The failure probabilities of one metric.
+
+    Args:
+        total: delta.
+        count: delta_3, that of the number of tokens; 0 where they were counted.
+    """
+
+    total: float
+    count: float
+
+    @classmethod
+    def of(cls, settings: Mapping[str, Any], n_metrics: int, count: Mapping[str, Any] | None) -> Levels:
+        """Those of all settings by name: delta is divided by the metrics of the corpus, and delta_3 = delta/100."""
+        total = settings["failure_prob"] / (n_metrics if settings["family_wise"] else 1)
+        return cls(total, 0.0 if count is None else total / 100)
+
+    @property
+    def rest(self) -> float:
+        """delta - delta_3, which delta_1 and delta_2 share."""
+        return self.total - self.count
+
+
+@dataclass(frozen=True)
 class Plan:
     """Everything that was fixed before the certifying windows were drawn.
 
@@ -125,10 +153,14 @@ class Plan:
     created: str
 
     @property
-    def metric_failure_prob(self) -> float:
-        """delta of one metric."""
-        share = self.corpus.n_metrics if self.settings.family_wise else 1
-        return self.settings.failure_prob / share
+    def levels(self) -> Levels:
+        """delta and delta_3 of one metric."""
+        return Levels.of(self.settings.to_dict(), self.corpus.n_metrics, self.corpus.count)
+
+    @property
+    def replacement(self) -> bool:
+        """Whether a window can be drawn twice: also where nobody knows how many tokens there are to be drawn from."""
+        return self.settings.replacement or self.corpus.count is not None
 
     def overhead(self) -> tuple[LedgerItem, ...]:
         """What the description costs besides the weights and the method's choices."""
@@ -142,9 +174,9 @@ class Plan:
             n_tokens=self.corpus.n_tokens,
             n_windows=self.n_windows,
             description_bits=self.code.bits + sum(entry.bits for entry in self.overhead()),
-            failure_prob=self.metric_failure_prob,
+            failure_prob=self.levels.rest,
             shared_draws=self.settings.shared_draws,
-            replacement=self.settings.replacement,
+            replacement=self.replacement,
             upper=self.settings.upper,
         )
 
@@ -200,6 +232,8 @@ def certify_seed_parts(
     common += [settings["unit"], settings["upper"]]
     if corpus.get("identified_by", "whole") != "whole":
         common.append({"identified_by": corpus["identified_by"]})
+    if corpus.get("count") is not None:
+        common.append({"count": corpus["count"], "reencoded_from": corpus["reencoded_from"]})
     if settings["method"] == "paper" or settings["upper"] != "kl_inf":
         common.append(n_windows)
     levels = [settings["failure_prob"], settings["family_wise"]]
@@ -233,27 +267,30 @@ class Observations:
     """What the certifying windows showed, one row per draw, in the order of the draws.
 
     Args:
-        token_index: the drawn tokens.
-        start, stop: their windows in the token stream.
+        windows: the drawn tokens and their windows.
         sums: per-window sums of every column, by ``metric/column``, float64.
         unit: ``window``, or ``token`` where the drawn token alone was observed, the last one of its window.
     """
 
-    token_index: IntArray  # shape: (windows,)
-    start: IntArray  # shape: (windows,)
-    stop: IntArray  # shape: (windows,)
+    windows: Windows
     sums: Mapping[str, FloatArray]  # each of shape: (windows,)
     unit: str = "window"
 
     @property
     def window_sizes(self) -> IntArray:
         """Observed tokens of every window."""
-        return self.stop - self.start if self.unit == "window" else np.ones_like(self.start)
+        sizes = self.windows.stop - self.windows.start
+        return sizes if self.unit == "window" else np.ones_like(sizes)
 
     @property
     def n_windows(self) -> int:
         """Number of windows."""
-        return len(self.token_index)
+        return len(self.windows)
+
+    def rows(self, rows: IntArray) -> Observations:
+        """Those of some draws."""
+        sums = {name: values[rows] for name, values in self.sums.items()}
+        return Observations(chosen_windows(self.windows, rows), sums, self.unit)
 
     def means(self, metric: str) -> dict[str, FloatArray]:
         """Window means of the columns of a metric.

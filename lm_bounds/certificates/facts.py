@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from lm_bounds.bounds import BEST, SMOOTHINGS, Method
-from lm_bounds.certificates.evidence import Observations, context_rule
+from lm_bounds.bounds import BEST, SMOOTHINGS, Method, TokenCount
+from lm_bounds.certificates.evidence import Levels, Observations, context_rule
 from lm_bounds.codelength import ARTIFACT, DECLARED, PRIOR_BITS, PRIOR_ITEM
 from lm_bounds.settings import UNITS, Settings
 
@@ -57,6 +58,8 @@ def type_failures(fields: Mapping[str, Any]) -> Iterator[str]:
                     yield f"{part}.{name} is not {what}"
     if fields["corpus"].get("identified_by", "whole") not in ("whole", "probes"):
         yield "corpus.identified_by is neither 'whole' nor 'probes'"
+    if not _SHA256.fullmatch(str(fields["corpus"].get("reencoded_from") or "0" * 64)):
+        yield "corpus.reencoded_from is not the hash of a tokenizer"
     n_documents = fields["corpus"]["n_documents"]
     if n_documents is not None and (type(n_documents) is not int or n_documents < 1):
         yield "corpus.n_documents is neither a whole number of at least 1 nor null"
@@ -122,13 +125,30 @@ def fact_failures(fields: Mapping[str, Any], observations: Observations) -> Iter
         yield "settings.unit or settings.smoothing is none of those that there are"
     if sample["unit"] != settings["unit"] or sample["draw_seed"] != settings["draw_seed"]:
         yield "the sample's unit or draw_seed is not that of the settings"
-    if sample["replacement"] != Settings(method=settings["method"], upper=settings["upper"]).replacement:
-        yield "the sample's replacement is not that of the settings"
+    independent = Settings(method=settings["method"], upper=settings["upper"]).replacement
+    if sample["replacement"] != (independent or corpus.get("count") is not None):
+        yield "the sample's replacement is not that of the settings and the corpus"
+    yield from _count_failures(corpus, settings)
     planned = Settings(windows=settings["windows"], pilot=settings["pilot"])
     if sample["windows"] > planned.windows or sample["pilot"] != planned.n_pilot:
         yield "the sample's windows or pilot are not those of the settings"
     if fields["complexity"]["reference_machine"] != list(REFERENCE_MACHINE):
         yield "complexity.reference_machine does not list what is not charged"
+
+
+def _count_failures(corpus: Mapping[str, Any], settings: Mapping[str, Any]) -> Iterator[str]:
+    """A number of tokens that is not the one that follows from what was found of them."""
+    stated, kind, n_tokens = corpus.get("count"), "exact", corpus["n_tokens"]
+    if stated is not None:
+        count = TokenCount(**stated)
+        kind = "lower_bound" if count.declared is None else "declared"
+        n_tokens = count.at_least(Levels.of(settings, corpus["n_metrics"], stated).count)
+    elif corpus.get("reencoded_from") is not None:
+        yield "tokens that were made from others are said to have been counted"
+    if corpus["n_tokens_kind"] != kind:
+        yield f"corpus.n_tokens_kind is {corpus['n_tokens_kind']!r} where the number of tokens is {kind!r}"
+    if not math.isclose(corpus["n_tokens"], n_tokens, rel_tol=1e-9, abs_tol=1.0):
+        yield f"corpus.n_tokens is {corpus['n_tokens']:,} but {n_tokens:,} follow from what was found of them"
 
 
 def _source_failures(complexity: Mapping[str, Any], settings: Mapping[str, Any]) -> Iterator[str]:

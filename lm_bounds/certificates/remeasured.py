@@ -22,7 +22,8 @@ from lm_bounds.sampling import Windows, draws_sha256
 _SHOWN_DIGITS = 12  # of a hash
 _WEIGHTS = ("sha256", "n_parameters", "n_tensors", "stored_bytes")
 _MODEL = ("architecture", "code", "dtype", "vocab_size", "n_choices", "context", "prefix_token_id", "default_prefix")
-_CORPUS = ("sha256", "identified_by", "n_tokens", "n_tokens_kind", "n_documents", "end_of_text_id", "n_metrics")
+_COUNTED = ("n_tokens", "n_tokens_kind", "n_documents", "count")
+_CORPUS = ("sha256", "identified_by", *_COUNTED, "end_of_text_id", "n_metrics", "reencoded_from")
 
 
 @dataclass(frozen=True)
@@ -143,15 +144,17 @@ def check_draws(stored: Observations, redrawn: Windows) -> Check:
     """Whether the stored windows are those that the seed draws from the corpus, in their order."""
     n = stored.n_windows
     values = {"windows": n, "draws_sha256": draws_sha256(redrawn)}
-    columns = ("token_index", "start", "stop")
+    kept, again = stored.windows.arrays(), redrawn.arrays()
     if len(redrawn) != n:
         return Check("draws", False, f"the seed draws {len(redrawn)} windows, {n} are stored", values)
-    other = np.any([getattr(stored, name) != getattr(redrawn, name) for name in columns], axis=0)
+    if set(kept) != set(again):
+        return Check("draws", False, "the corpus is drawn from in another way than is stored", values)
+    other = np.any([kept[name] != again[name] for name in kept], axis=0)
     if not other.any():
         return Check("draws", True, f"all {n} windows are those of the seed", values)
     row = int(np.argmax(other))
-    drawn, kept = (f"tokens {each.start[row]} to {each.stop[row] - 1}" for each in (redrawn, stored))
-    detail = f"{int(other.sum())} of {n} windows are not those of the seed: draw {row} is {drawn}, {kept} are stored"
+    found, stated = (f"tokens {each.start[row]} to {each.stop[row] - 1}" for each in (redrawn, stored.windows))
+    detail = f"{int(other.sum())} of {n} windows are not those of the seed: draw {row} is {found}, {stated} are stored"
     return Check("draws", False, detail, values)
 
 
@@ -235,7 +238,7 @@ class _Column:
     ) -> None:
         self.name, self.jump, self.allowance = name, jump, allowance
         self.is_count = name.endswith("/loss") and jump > 0.0
-        self.start, self.stop, self.sizes = stored.start, stored.stop, stored.window_sizes
+        self.start, self.stop, self.sizes = stored.windows.start, stored.windows.stop, stored.window_sizes
         self.stored: FloatArray = np.asarray(stored.sums[name], dtype=np.float64)
         self.found: FloatArray = np.asarray(found.sums[name], dtype=np.float64)
         self.difference: FloatArray = np.abs(self.found - self.stored)

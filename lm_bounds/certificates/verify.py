@@ -17,13 +17,14 @@ import numpy as np
 
 from lm_bounds.bounds import Method, Problem, complexity_rate, method_from_dict, vacuous_at
 from lm_bounds.certificates.claim import claim_sentence
-from lm_bounds.certificates.consistency import column_failures, window_failures
-from lm_bounds.certificates.evidence import MeasuredCode, Observations, certify_seed_parts
+from lm_bounds.certificates.consistency import column_failures
+from lm_bounds.certificates.draws import draw_failures
+from lm_bounds.certificates.evidence import Levels, Observations
 from lm_bounds.certificates.facts import fact_failures, method_failures, type_failures
 from lm_bounds.certificates.files import digest, read_certificate, sha256_file
-from lm_bounds.codelength import EvaluationSettings, Prior, length_prefix, settings_ledger
+from lm_bounds.codelength import EvaluationSettings, length_prefix, settings_ledger
 from lm_bounds.errors import VerificationError
-from lm_bounds.sampling import Windows, draws_sha256, first_of_each, rounds, stream_seed, uniform_indices
+from lm_bounds.sampling import DRAW_ARRAYS, Windows
 
 _TOLERANCE = 1e-9  # what other versions of numpy may change
 _LEDGER_PARTS = ("weights", "description", "selection")
@@ -106,7 +107,7 @@ def _failures(fields: Mapping[str, Any], directory: Path) -> Iterator[str]:
     yield from method_failures(fields, method)
     yield from fact_failures(fields, observations)
     yield from _ledger_failures(fields, method)
-    yield from _draw_failures(fields, observations)
+    yield from draw_failures(fields, observations)
     yield from _bound_failures(fields, observations, method, problem)
     if fields["claim"]["sentence"] != claim_sentence(fields):
         yield "the claim's sentence does not say what the fields say"
@@ -125,7 +126,7 @@ def read_observations(path: Path, unit: str) -> Observations:
     try:
         with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as arrays:
             sums = {name.removeprefix("sums/"): arrays[name] for name in arrays.files if name.startswith("sums/")}
-            windows = Windows(arrays["token_index"], arrays["start"], arrays["stop"])
+            windows = Windows(**{name: arrays[name] for name in DRAW_ARRAYS if name in arrays.files})
     except Exception as error:  # a broken archive, a pickled object, a missing array, another shape, ...
         raise VerificationError(f"the observations file {path.name!r} cannot be read: {error}") from error
     for name, values in sums.items():
@@ -133,23 +134,27 @@ def read_observations(path: Path, unit: str) -> Observations:
             raise VerificationError(
                 f"the observations file {path.name!r}: sums/{name} is not one finite float64 for each window"
             )
-    return Observations(windows.token_index, windows.start, windows.stop, sums, unit)
+    return Observations(windows, sums, unit)
 
 
 def _problem(fields: Mapping[str, Any]) -> Problem:
     settings, corpus, ledger = fields["settings"], fields["corpus"], fields["complexity"]["ledger"]
-    share = corpus["n_metrics"] if settings["family_wise"] else 1
     return Problem(
         metric=fields["claim"]["metric"],
         vocab_size=fields["model"]["vocab_size"],
         n_tokens=corpus["n_tokens"],
         n_windows=fields["sample"]["windows"],
         description_bits=_part_bits(ledger, "weights") + _part_bits(ledger, "description"),
-        failure_prob=settings["failure_prob"] / share,
+        failure_prob=_levels(fields).rest,
         shared_draws=settings["shared_draws"],
         replacement=fields["sample"]["replacement"],
         upper=settings["upper"],
     )
+
+
+def _levels(fields: Mapping[str, Any]) -> Levels:
+    corpus = fields["corpus"]
+    return Levels.of(fields["settings"], corpus["n_metrics"], corpus.get("count"))
 
 
 def _part_bits(ledger: list[dict[str, Any]], part: str) -> float:
@@ -180,71 +185,6 @@ def _ledger_failures(fields: Mapping[str, Any], method: Method) -> Iterator[str]
         yield "the ledger does not add up to the bits of the complexity"
 
 
-def _draw_failures(fields: Mapping[str, Any], observations: Observations) -> Iterator[str]:
-    sample, corpus = fields["sample"], fields["corpus"]
-    parts = sample["seed_parts"]
-    if not _are_drawn(observations, corpus["n_tokens"], stream_seed("certify", *parts), sample["replacement"]):
-        yield "the drawn tokens are not those of the seed"
-    drawn = Windows(observations.token_index, observations.start, observations.stop)
-    if draws_sha256(drawn) != sample["draws_sha256"]:
-        yield "the draws have another sha256 than the certificate says"
-    if not _seed_covers(parts, fields):
-        yield "the seed of the draws does not depend on the weights, choices and corpus of the certificate"
-    yield from window_failures(observations, corpus, fields["model"]["context"])
-    if int(observations.window_sizes.sum()) != sample["scored_tokens"]:
-        yield "the windows do not add up to scored_tokens"
-
-
-def _are_drawn(observations: Observations, n_tokens: int, seed: int, replacement: bool) -> bool:
-    """Whether the tokens are those of the stream, in their order, without those of windows that were drawn before.
-
-    Where the windows are the whole corpus, nothing was drawn.
-    """
-    n = observations.n_windows
-    if replacement:
-        return np.array_equal(uniform_indices(n, n_tokens, seed), observations.token_index)
-    identity = observations.token_index if observations.unit == "token" else observations.start
-    if len(np.unique(identity)) != n:
-        return False
-    if int(observations.window_sizes.sum()) == n_tokens:
-        return True
-    windows = observations if observations.unit == "window" else _of_one_token(observations)
-    order = np.argsort(windows.start)
-    seen, n_seen = np.zeros(n, dtype=bool), 0
-    for tokens in rounds(n, n_tokens, seed):
-        place = np.searchsorted(windows.start[order], tokens, side="right") - 1
-        holder = order[np.maximum(place, 0)]
-        is_held = (place >= 0) & (tokens < windows.stop[holder])
-        known = holder if bool(is_held.all()) else holder[: np.argmin(is_held)]
-        first = first_of_each(known)
-        fresh = first[~seen[known[first]]]
-        if not np.array_equal(tokens[fresh], observations.token_index[n_seen : n_seen + len(fresh)]):
-            return False
-        seen[known[fresh]], n_seen = True, n_seen + len(fresh)
-        if n_seen == n or len(known) < len(tokens):
-            break
-    return n_seen == n
-
-
-def _of_one_token(observations: Observations) -> Windows:
-    token = observations.token_index
-    return Windows(token, token, token + 1)
-
-
-def _seed_covers(parts: list[Any], fields: Mapping[str, Any]) -> bool:
-    complexity = fields["complexity"]
-    prior = Prior(**complexity["prior"]) if "prior" in complexity else None
-    code = MeasuredCode(complexity["sha256"], complexity["compressor"]["name"], complexity["code_bits"], prior)
-    own = parts[0] == "own"
-    if own and parts[2].get(fields["claim"]["metric"]) != fields["method"]:
-        return False
-    choices = parts[2] if own else {}
-    if not all(metric == method_from_dict(choice).loss.to_dict()["metric"] for metric, choice in choices.items()):
-        return False
-    settings, corpus, model = fields["settings"], fields["corpus"], fields["model"]
-    return parts == certify_seed_parts(settings, corpus, model, code, choices, fields["sample"]["windows"])
-
-
 def _bound_failures(
     fields: Mapping[str, Any], observations: Observations, method: Method, problem: Problem
 ) -> Iterator[str]:
@@ -258,12 +198,14 @@ def _bound_failures(
         "terms.complexity": (terms["complexity"], bound.complexity, _TOLERANCE),
         "terms.sampling": (terms["sampling"], bound.sampling, _TOLERANCE),
         "claim.bound": (claim["bound"], bound.value, _TOLERANCE),
-        "claim.failure_prob": (claim["failure_prob"], problem.failure_prob, 0.0),
+        "claim.failure_prob": (claim["failure_prob"], _levels(fields).total, 0.0),
         "claim.vacuous_at": (claim["vacuous_at"], vacuous_at(metric, n_choices), 0.0),
         "rates.complexity_rate": (rates["complexity_rate"], bound.rate, 0.0),
         "rates.delta_1": (rates["delta_1"], method.failure_probs(problem)[0], 0.0),
         "rates.delta_2": (rates["delta_2"], method.failure_probs(problem)[1], 0.0),
     }
+    if "delta_3" in rates or "count" in fields["corpus"]:
+        recomputed["rates.delta_3"] = (rates.get("delta_3", 0.0), _levels(fields).count, 0.0)
     for name, (stated, found, absolute) in recomputed.items():
         if not math.isclose(stated, found, rel_tol=_TOLERANCE, abs_tol=absolute):
             yield f"{name} is {stated!r} but {found!r} was recomputed"

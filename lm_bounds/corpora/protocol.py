@@ -8,8 +8,10 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 
+from lm_bounds.bounds import TokenCount
 from lm_bounds.corpora.token_stream import IntArray, TokenArray, token_chunks
 from lm_bounds.errors import CorpusError, UsageError
+from lm_bounds.sampling import Slots
 
 
 class Tokenizer(Protocol):
@@ -44,6 +46,21 @@ class Corpus(Protocol):
     @property
     def n_tokens_kind(self) -> str:
         """How ``n_tokens`` is known: ``exact``, ``declared`` or ``lower_bound``."""
+        ...
+
+    @property
+    def slots(self) -> Slots | None:
+        """What draws are uniform on; None where every token is counted, so that it is the tokens themselves."""
+        ...
+
+    @property
+    def count(self) -> TokenCount | None:
+        """What ``n_tokens`` follows from; None where every token is counted."""
+        ...
+
+    @property
+    def reencoded_from(self) -> str | None:
+        """Hash of the tokenizer that it is stored in; None where its tokens are what is stored, or it is text."""
         ...
 
     @property
@@ -98,8 +115,32 @@ def check_token_indices(token_index: IntArray, n_tokens: int) -> IntArray:
     return index.astype(np.int64)
 
 
+class CountedTokens:
+    """What corpora have in common of which every token is counted."""
+
+    @property
+    def n_tokens_kind(self) -> Literal["exact"]:
+        """How ``n_tokens`` is known."""
+        return "exact"
+
+    @property
+    def slots(self) -> None:
+        """Draws are uniform on the tokens themselves."""
+        return None
+
+    @property
+    def count(self) -> None:
+        """Nothing was estimated."""
+        return None
+
+    @property
+    def reencoded_from(self) -> None:
+        """They are not those of another tokenizer."""
+        return None
+
+
 @dataclass(frozen=True, eq=False)
-class TokenCorpus:
+class TokenCorpus(CountedTokens):
     """One token sequence ``x_1 .. x_m`` whose documents partition it.
 
     Args:
@@ -148,11 +189,6 @@ class TokenCorpus:
     def n_tokens(self) -> int:
         """``m``, the number of tokens."""
         return int(self.tokens.size)
-
-    @property
-    def n_tokens_kind(self) -> Literal["exact"]:
-        """How ``n_tokens`` is known: the tokens were counted."""
-        return "exact"
 
     @property
     def identified_by(self) -> Literal["whole"]:

@@ -20,7 +20,7 @@ import numpy as np
 from lm_bounds.corpora.expressions import Grammar, grammar_from_dict
 from lm_bounds.corpora.integer_processes import Process, RandomProcess, StructuredProcess
 from lm_bounds.corpora.number_text import number_tokens
-from lm_bounds.corpora.protocol import check_token_indices
+from lm_bounds.corpora.protocol import CountedTokens, check_token_indices
 from lm_bounds.corpora.token_stream import IntArray
 from lm_bounds.errors import CorpusError, UsageError
 from lm_bounds.sampling import stream_seed
@@ -91,7 +91,7 @@ def synthetic_parameters(process: str, given: Mapping[str, Any]) -> SyntheticPar
 
 
 @dataclass(frozen=True, eq=False)
-class SyntheticCorpus:
+class SyntheticCorpus(CountedTokens):
     """A token sequence that is made where it is read.
 
     Args:
@@ -119,11 +119,6 @@ class SyntheticCorpus:
     def identified_by(self) -> Literal["whole"]:
         """``sha256`` covers the parameters, which all tokens follow from."""
         return "whole"
-
-    @property
-    def n_tokens_kind(self) -> Literal["exact"]:
-        """How ``n_tokens`` is known: it is a parameter."""
-        return "exact"
 
     @property
     def n_documents(self) -> None:

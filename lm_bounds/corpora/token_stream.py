@@ -10,18 +10,19 @@ import numpy as np
 from lm_bounds.errors import CorpusError
 
 TokenArray: TypeAlias = np.ndarray[Any, np.dtype[np.uint16] | np.dtype[np.uint32]]
+AnyArray: TypeAlias = np.ndarray[Any, np.dtype[np.integer[Any]]]
 IntArray: TypeAlias = np.ndarray[Any, np.dtype[np.int64]]
 
 CHUNK_TOKENS = 1 << 22
 
 
-def token_chunks(tokens: TokenArray) -> Iterator[tuple[int, TokenArray]]:
+def token_chunks(tokens: AnyArray) -> Iterator[tuple[int, AnyArray]]:
     """Consecutive slices of at most ``CHUNK_TOKENS`` tokens with the index of their first token."""
     for start in range(0, tokens.size, CHUNK_TOKENS):
         yield start, tokens[start : start + CHUNK_TOKENS]
 
 
-def find_document_starts(tokens: TokenArray, source_starts: IntArray, end_of_text_id: int | None) -> IntArray:
+def find_document_starts(tokens: AnyArray, source_starts: IntArray, end_of_text_id: int | None) -> IntArray:
     """Where documents start: at the given starts and after every end-of-text token.
 
     Args:

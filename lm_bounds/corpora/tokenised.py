@@ -108,9 +108,14 @@ def _cache_key(source: TextSource, tokenizer_hash: str, end_of_text_id: int | No
         "tokenizer": tokenizer_hash,
         "end_of_text_id": end_of_text_id,
         # The same tokenizer file can give other ids in another version of the code that runs it.
-        "software": {name: _installed_version(name) for name in ("tokenizers", "transformers")},
+        "software": tokenizer_software(),
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def tokenizer_software() -> dict[str, str | None]:
+    """Versions of the code that runs tokenizers."""
+    return {name: _installed_version(name) for name in ("tokenizers", "transformers")}
 
 
 def _installed_version(package: str) -> str | None:

@@ -122,7 +122,7 @@ def _checks(
         found = session.observe(rows.tolist(), progress)
     except LmBoundsError as error:
         return [*checks, Check("scores", False, str(error))]
-    return [*checks, check_scores(plan, _rows_of(stored, rows), found, stored.n_windows)]
+    return [*checks, check_scores(plan, stored.rows(rows), found, stored.n_windows)]
 
 
 def _draws(session: Session, stored: Observations) -> Check:
@@ -130,13 +130,3 @@ def _draws(session: Session, stored: Observations) -> Check:
         return check_draws(stored, certifying_windows(session.plan, session.corpus))
     except LmBoundsError as error:
         return Check("draws", False, str(error))
-
-
-def _rows_of(stored: Observations, rows: IntArray) -> Observations:
-    return Observations(
-        stored.token_index[rows],
-        stored.start[rows],
-        stored.stop[rows],
-        {name: values[rows] for name, values in stored.sums.items()},
-        stored.unit,
-    )

@@ -158,11 +158,11 @@ def _observed(session: Session, stored: Observations, progress: Progress) -> Obs
             raise VerificationError(f"the observations have no column {name}, which the run observed")
         sums[name] = np.where(before >= 0, stored.sums[name][np.maximum(before, 0)], 0.0)
         sums[name][missing] = values
-    return Observations(windows.token_index, windows.start, windows.stop, sums, unit)
+    return Observations(windows, sums, unit)
 
 
 def _places_in(stored: Observations, windows: Windows, unit: str) -> IntArray:
     """For each window its row in earlier observations, -1 where it is not there."""
     identity = "token_index" if unit == "token" else "start"
-    rows: Mapping[int, int] = {int(value): row for row, value in enumerate(getattr(stored, identity))}
+    rows: Mapping[int, int] = {int(value): row for row, value in enumerate(getattr(stored.windows, identity))}
     return np.array([rows.get(int(value), -1) for value in getattr(windows, identity)], dtype=np.int64)

@@ -189,7 +189,7 @@ def measure_again(plan: Plan, lm: Any, corpus_path: str | None) -> tuple[list[Ch
         checks.append(check_model(plan.model, model_facts(lm, scorer)))
         what = "corpus"
         corpus = opened_corpus(lm, plan.corpus.corpus_id, corpus_path, scorer.vocab_size)
-        facts = corpus_facts(corpus)
+        facts = corpus_facts(corpus, plan.settings)
         checks += [check_tokenizer(plan.corpus, facts), check_corpus(plan.corpus, facts)]
         if all(check.ok for check in checks):
             what = "causality"

@@ -36,22 +36,19 @@ class Observation:
     Args:
         plan: of the run, shared by all its observations.
         draw: number of the certifying draw.
-        token_index: the drawn token.
-        start, stop: its window.
+        drawn: the drawn token and its window: its row of each array of ``sampling.Windows``.
         sums: sums of the columns over the window's tokens, by ``metric/column``.
     """
 
     plan: Plan
     draw: int
-    token_index: int
-    start: int
-    stop: int
+    drawn: Mapping[str, int]
     sums: Mapping[str, float]
 
     @property
     def n_tokens(self) -> int:
         """Observed tokens of the window."""
-        return self.stop - self.start if self.plan.settings.unit == "window" else 1
+        return self.drawn["stop"] - self.drawn["start"] if self.plan.settings.unit == "window" else 1
 
     @property
     def is_surplus(self) -> bool:
@@ -61,7 +58,7 @@ class Observation:
     def __str__(self) -> str:
         if self.is_surplus:
             return f"draw {self.draw}: none, the corpus has {self.plan.n_windows} windows"
-        return f"draw {self.draw}: tokens {self.start} to {self.stop - 1}"
+        return f"draw {self.draw}: tokens {self.drawn['start']} to {self.drawn['stop'] - 1}"
 
     __repr__ = __str__
 
@@ -107,7 +104,7 @@ def token_statistics(lm: LM, requests: list[Instance]) -> list[Observation]:
             _warn_once(f"the corpus has {plan.n_windows} {plan.settings.unit}s in all: each is scored, none is sampled")
         observations = session.observe(needed, progress_bar(processes))
         found.update({(shared, entry.draw): entry for entry in _rows(plan, needed, observations)})
-        found.update({(shared, draw): Observation(plan, draw, 0, 0, 0, {}) for draw in set(draws) - set(needed)})
+        found.update({(shared, draw): Observation(plan, draw, {}, {}) for draw in set(draws) - set(needed)})
     return [found[request.args[1], int(request.doc["draw"])] for request in requests]
 
 
@@ -168,9 +165,7 @@ def _rows(plan: Plan, draws: list[int], observations: Observations) -> list[Obse
         Observation(
             plan,
             draw,
-            int(observations.token_index[row]),
-            int(observations.start[row]),
-            int(observations.stop[row]),
+            {name: int(values[row]) for name, values in observations.windows.arrays().items()},
             {name: float(values[row]) for name, values in observations.sums.items()},
         )
         for row, draw in enumerate(draws)

@@ -12,6 +12,7 @@ import numpy as np
 from lm_bounds.certificates import Certificate, Observations, Plan, write_certificates
 from lm_bounds.errors import UsageError
 from lm_bounds.home import certificate_root
+from lm_bounds.sampling import Windows
 from lm_bounds.tasks.request import Observation
 
 # The key of the bound comes first: its aggregation concludes the run.
@@ -97,12 +98,10 @@ def join(observations: Sequence[Observation]) -> tuple[Plan, Observations]:
     if any(entry.plan is not plan and entry.plan != plan for entry in ordered):
         raise UsageError("observations of more than one run came back: evaluate the tasks again")
 
-    def column(name: str) -> np.ndarray:
-        return np.array([getattr(entry, name) for entry in ordered], dtype=np.int64)
-
+    drawn = {name: [entry.drawn[name] for entry in ordered] for name in ordered[0].drawn}
+    windows = Windows(**{name: np.array(values, dtype=np.int64) for name, values in drawn.items()})
     sums = {name: np.array([entry.sums[name] for entry in ordered]) for name in ordered[0].sums}
-    observed = Observations(column("token_index"), column("start"), column("stop"), sums, plan.settings.unit)
-    return plan, observed
+    return plan, Observations(windows, sums, plan.settings.unit)
 
 
 def window_values(observation: Observation, metric: str) -> tuple[float, ...]:

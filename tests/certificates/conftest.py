@@ -22,6 +22,7 @@ from lm_bounds.bounds import (
     UNIT_TEMPERATURE,
     Pilot,
     Problem,
+    TokenCount,
     TokenStatistics,
     choose_method,
     method_from_dict,
@@ -29,7 +30,6 @@ from lm_bounds.bounds import (
 )
 from lm_bounds.certificates import (
     Certificate,
-    CorpusFacts,
     ModelFacts,
     Observations,
     Plan,
@@ -38,12 +38,14 @@ from lm_bounds.certificates import (
     write_certificates,
 )
 from lm_bounds.certificates.claim import claim_sentence
-from lm_bounds.certificates.evidence import MeasuredCode, certify_seed_parts, context_rule
+from lm_bounds.certificates.evidence import Levels, MeasuredCode, certify_seed_parts, context_rule
 from lm_bounds.certificates.files import digest, sha256_file
 from lm_bounds.certificates.verify import read_observations
 from lm_bounds.codelength import CodeLength, EvaluationSettings, LedgerItem, length_prefix, settings_ledger
 from lm_bounds.corpora import TokenCorpus
+from lm_bounds.corpora.slots import SlotCorpus
 from lm_bounds.passes import certifying_windows, column_sums, sample_size
+from lm_bounds.pipeline import corpus_facts
 from lm_bounds.sampling import Windows, draw_windows, draws_sha256, ending_with_token, stream_seed
 from lm_bounds.settings import Settings
 
@@ -108,22 +110,25 @@ def _score(windows: Windows, temperature: float, unit: str) -> TokenStatistics:
     return statistics.last_tokens() if unit == "token" else statistics
 
 
-def _unchosen_plan(settings: Settings, corpus: TokenCorpus, model: ModelFacts, n_windows: int) -> Plan:
+def _unchosen_plan(settings: Settings, corpus: TokenCorpus | SlotCorpus, model: ModelFacts, n_windows: int) -> Plan:
     ledger = tuple(LedgerItem(*entry) for entry in WEIGHTS)
     bits = sum(entry.bits for entry in ledger)
     code = CodeLength(settings.compressor, "adaptive 1", bits, ledger, 1500, 2, 6000, "a" * 64, 0.5, True)
-    facts = CorpusFacts(
-        corpus.corpus_id, corpus.source, corpus.n_tokens, "exact", corpus.n_documents, corpus.sha256(), "e" * 64, 256, 4
-    )
+    facts = corpus_facts(corpus, settings)
     charged = EvaluationSettings(settings.compressor, model.context, model.default_prefix, model.vocab_size)
     created = "2026-01-02T03:04:05.678901Z"
     return Plan(settings, facts, model, code, settings_ledger(charged), {}, n_windows, created)
 
 
 def _run(
-    directory: Path, model: ModelFacts = MODEL, n_windows: int = WINDOWS, n_tokens: int = TOKENS, **chosen: Any
+    directory: Path,
+    model: ModelFacts = MODEL,
+    n_windows: int = WINDOWS,
+    n_tokens: int = TOKENS,
+    corpus: SlotCorpus | None = None,
+    **chosen: Any,
 ) -> Run:
-    corpus, _ = _table(n_tokens)
+    corpus = corpus or _table(n_tokens)[0]
     settings = Settings(**{"corpus_path": "book.txt", "windows": n_windows, **chosen})
     plan = _unchosen_plan(settings, corpus, model, sample_size(settings, corpus, CONTEXT, n_windows))
     windows = draw_windows(corpus, settings.n_pilot, CONTEXT, stream_seed("pilot", settings.draw_seed, "corpus"))
@@ -135,7 +140,7 @@ def _run(
     windows = certifying_windows(plan, corpus)
     seen = {method.temperature: _score(windows, method.temperature, settings.unit) for method in methods.values()}
     sums = column_sums(plan, seen)
-    observations = Observations(windows.token_index, windows.start, windows.stop, sums, settings.unit)
+    observations = Observations(windows, sums, settings.unit)
     certificates = write_certificates(plan, observations, list(methods), directory)
     return Run(plan, observations, directory, {entry.metric: entry for entry in certificates})
 
@@ -149,6 +154,23 @@ def fabricated(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Run]:
         return _run(tmp_path_factory.mktemp("run"), **chosen)
 
     return make
+
+
+@pytest.fixture(scope="session")
+def slot_corpora(invented_slots: Callable[..., SlotCorpus]) -> dict[str, SlotCorpus]:
+    """Corpora of as many slots as the table has rows: of ``documents``, and of ``rows`` and ``declared`` rows."""
+    random = np.random.default_rng(11)
+    sizes = random.integers(1, 400, 5000)
+    sizes = sizes[np.cumsum(sizes) < TOKENS]
+    rows = random.integers(120, 220, 5000)
+    rows = rows[np.cumsum(rows) < TOKENS]
+    tokens = np.where(random.random(len(rows)) < 0.15, -1, 40)
+    row = {"sizes": rows.tolist(), "tokens": tokens.tolist(), "per_token": 2, "row_tokens": 40}
+    return {
+        "documents": invented_slots(sizes.tolist(), (sizes // random.integers(2, 6, len(sizes))).tolist()),
+        "rows": invented_slots(**row),
+        "declared": invented_slots(**row, declared=40 * len(rows)),
+    }
 
 
 @pytest.fixture(scope="session")
@@ -225,12 +247,17 @@ def _settle(fields: dict[str, Any], observations_path: Path) -> None:
     complexity["bits"] = sum(entry["bits"] for entry in complexity["ledger"])
     choices = {**_choices(sample["seed_parts"]), metric: fields["method"]}
     code = MeasuredCode(complexity["sha256"], name, code_bits)
+    levels = Levels.of(settings, corpus["n_metrics"], corpus.get("count"))
+    if corpus.get("count") is not None:
+        corpus["n_tokens"] = TokenCount(**corpus["count"]).at_least(levels.count)
     settings["method"] = method.name
     sample.update(windows=observations.n_windows, scored_tokens=int(observations.window_sizes.sum()))
     sample["seed_parts"] = certify_seed_parts(settings, corpus, model, code, choices, observations.n_windows)
-    sample["draws_sha256"] = draws_sha256(Windows(observations.token_index, observations.start, observations.stop))
+    sample["draws_sha256"] = draws_sha256(observations.windows)
     stated = Settings(**settings)
-    sample.update(draw_seed=stated.draw_seed, pilot=stated.n_pilot, replacement=stated.replacement)
+    sample.update(
+        draw_seed=stated.draw_seed, pilot=stated.n_pilot, replacement=stated.replacement or bool(corpus.get("count"))
+    )
     model["context_rule"] = context_rule(model["prefix_token_id"], model["context"])
     problem = Problem(
         metric,
@@ -238,7 +265,7 @@ def _settle(fields: dict[str, Any], observations_path: Path) -> None:
         corpus["n_tokens"],
         observations.n_windows,
         code_bits + sum(entry.bits for entry in description),
-        settings["failure_prob"] / (corpus["n_metrics"] if settings["family_wise"] else 1),
+        levels.rest,
         settings["shared_draws"],
         sample["replacement"],
         settings["upper"],
@@ -249,7 +276,9 @@ def _settle(fields: dict[str, Any], observations_path: Path) -> None:
     delta_1, delta_2 = method.failure_probs(problem)
     fields["rates"] = {"complexity_rate": bound.rate, "delta_1": delta_1, "delta_2": delta_2}
     claim.update(bound=bound.value, vacuous_at=level, vacuous=bound.value >= level, corpus=corpus["id"])
-    claim["failure_prob"] = problem.failure_prob
+    if corpus.get("count") is not None:
+        fields["rates"]["delta_3"] = levels.count
+    claim["failure_prob"] = levels.total
     claim["sentence"] = claim_sentence(fields)
 
 

@@ -71,15 +71,6 @@ def test_shared_draws_are_said_to_be_shared(fabricated: Callable[..., Any]) -> N
 
 
 @pytest.mark.parametrize(
-    ("kind", "words"), [("declared", "a declared 200,000 tokens"), ("lower_bound", "at least 200,000 tokens")]
-)
-def test_a_number_of_tokens_that_was_not_counted_is_said_to_be_so(run: Any, kind: str, words: str) -> None:
-    fields = run.certificates["bpd"].fields
-    corpus = {**fields["corpus"], "n_tokens_kind": kind}
-    assert words in claim_sentence({**fields, "corpus": corpus})
-
-
-@pytest.mark.parametrize(
     ("failure_prob", "said"),
     [(0.05, "0.95 "), (1e-7, "0.9999999 "), (1 / 3, "0.6666666666666667 "), (1e-30, "1 - 1e-30 ")],
 )

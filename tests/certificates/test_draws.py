@@ -13,8 +13,8 @@ import pytest
 
 from lm_bounds.bounds import METRICS
 from lm_bounds.certificates import Observations, verify
-from lm_bounds.certificates.verify import _are_drawn
-from lm_bounds.sampling import uniform_indices
+from lm_bounds.certificates.draws import _are_drawn
+from lm_bounds.sampling import Windows, uniform_indices
 
 Arrays = dict[str, np.ndarray]
 NOT_DRAWN = "the drawn tokens are not those of the seed"
@@ -75,9 +75,9 @@ def test_windows_that_end_before_their_token_or_behind_it_are_no_tokens(
 
 def test_windows_of_drawn_tokens_may_begin_at_the_same_token(fabricated: Callable[..., Any]) -> None:
     run = fabricated(unit="token", n_tokens=2000, n_windows=600)
-    starts = run.observations.start
+    starts = run.observations.windows.start
     assert len(np.unique(starts)) < len(starts)
-    assert len(np.unique(run.observations.token_index)) == 600
+    assert len(np.unique(run.observations.windows.token_index)) == 600
     assert verify(run.path("bpd")).failures == ()
 
 
@@ -138,7 +138,7 @@ def hostile(n: int, n_tokens: int, seed: int) -> Observations:
                 rows.append((token, start, stop))
     rows += [(start, start, stop) for start, stop in ones[: n - len(rows)]]
     token, start, stop = (np.array(values, dtype=np.int64) for values in zip(*rows, strict=True))
-    return Observations(token, start, stop, {})
+    return Observations(Windows(token, start, stop), {})
 
 
 @pytest.mark.parametrize("n", [3, 3000, 20_000])

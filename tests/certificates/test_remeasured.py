@@ -61,7 +61,7 @@ def observed(plan: Plan, statistics: TokenStatistics) -> Observations:
         for metric, method in plan.methods.items()
         for name, values in method.columns(statistics).items()
     }
-    return Observations(start, start, start + SIZE, sums)
+    return Observations(Windows(start, start, start + SIZE), sums)
 
 
 def scored_again(plan: Plan, dtype: str, **changes: Any) -> Check:
@@ -179,7 +179,7 @@ def test_facts_have_to_be_the_same(plan: Plan) -> None:
 @pytest.mark.parametrize("plan", ["azuma"], indirect=True)
 def test_draws_have_to_be_the_same(plan: Plan) -> None:
     stored = observed(plan, tokens())
-    windows = Windows(stored.token_index, stored.start, stored.stop)
+    windows = stored.windows
     assert check_draws(stored, windows).detail == "all 20 windows are those of the seed"
     shorter = Windows(windows.token_index, windows.start, windows.stop - (np.arange(N_WINDOWS) == 5))
     check = check_draws(stored, shorter)

@@ -76,7 +76,7 @@ def test_writing_again_leaves_the_shared_observations_and_the_other_certificates
 
 def test_the_draws_depend_on_what_was_fixed_and_on_nothing_else(fabricated: Callable[..., Any]) -> None:
     def draws(**chosen: Any) -> list[int]:
-        return fabricated(**chosen).observations.token_index.tolist()
+        return fabricated(**chosen).observations.windows.token_index.tolist()
 
     own = draws()
     others: list[dict[str, Any]] = [{"draw_seed": 1}, {"failure_prob": 0.01}, {"family_wise": False}]

@@ -18,6 +18,7 @@ from lm_bounds.certificates.verify import read_observations
 from lm_bounds.errors import CorpusError, LmBoundsError, ModelError, UsageError
 from lm_bounds.models import BuiltInModel, built_in_model
 from lm_bounds.pipeline import open_session
+from lm_bounds.sampling import Windows
 from lm_bounds.settings import Settings
 from lm_bounds.tasks import deep, reload
 from lm_bounds.tasks.deep import DeepVerification, verify_deep, windows_to_score
@@ -62,10 +63,11 @@ def forged(
     """The same run with other observations, certified by this package itself."""
     plan = restore_plan([certificate.fields for certificate in certificates])
     stored = read_observations(certificates[0].path.parent / certificates[0].fields["sample"]["observations"], "window")
-    arrays: dict[str, Any] = {name: getattr(stored, name).copy() for name in ("token_index", "start", "stop")}
+    arrays: dict[str, Any] = {name: values.copy() for name, values in stored.windows.arrays().items()}
     arrays["sums"] = {name: values.copy() for name, values in stored.sums.items()}
     change(arrays)
-    return write_certificates(plan, Observations(**arrays), [one.metric for one in certificates], folder)
+    sums = arrays.pop("sums")
+    return write_certificates(plan, Observations(Windows(**arrays), sums), [one.metric for one in certificates], folder)
 
 
 @pytest.mark.parametrize(

@@ -82,7 +82,7 @@ def observed_at_once(session: Session, certificates: list[Certificate], n_window
 
 def assert_same(one: Observations, other: Observations) -> None:
     for name in ("token_index", "start", "stop"):
-        assert np.array_equal(getattr(one, name), getattr(other, name))
+        assert np.array_equal(getattr(one.windows, name), getattr(other.windows, name))
     assert one.sums.keys() == other.sums.keys()
     assert all(np.array_equal(one.sums[name], other.sums[name]) for name in one.sums)
 
@@ -305,11 +305,11 @@ def test_earlier_windows_that_the_seed_does_not_draw_are_refused(
 ) -> None:
     [old] = made(["top1"], method="azuma")
     stored = observations_of([old])
-    row = int(np.argmax(stored.stop - stored.token_index))
+    row = int(np.argmax(stored.windows.stop - stored.windows.token_index))
     shorter = (np.arange(N_WINDOWS) == row).astype(np.int64)
     sums = {**stored.sums, "top1/loss": stored.sums["top1/loss"] - shorter}
     plan = restore_plan([old.fields])
-    lie = replace(stored, stop=stored.stop - shorter, sums=sums)
+    lie = replace(stored, windows=replace(stored.windows, stop=stored.windows.stop - shorter), sums=sums)
     forged = write_certificates(plan, lie, ["top1"], tmp_path / "lie")
     assert verify(forged[0].path).ok
     with pytest.raises(VerificationError, match="cannot be extended: 1 of 20 windows are not those of the seed"):

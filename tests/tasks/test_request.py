@@ -85,7 +85,7 @@ def test_some_draws_of_a_run_are_those_of_the_whole_run(
     whole = token_statistics(tiny_lm("unigram"), requests)
     [one] = token_statistics(tiny_lm("unigram"), [requests[17]])
     assert observed[1] == [17]
-    assert (one.token_index, one.start, one.stop) == (whole[17].token_index, whole[17].start, whole[17].stop)
+    assert one.drawn == whole[17].drawn
     assert one.sums == pytest.approx(whole[17].sums, rel=1e-5)
 
 
@@ -102,9 +102,9 @@ def test_runs_with_other_settings_are_apart(
 def test_an_observation_shows_itself_in_one_short_line(metadata: dict[str, Any], tiny_lm: Callable[..., Any]) -> None:
     entry = token_statistics(tiny_lm("unigram"), requests_of("bpd", metadata)[:1])[0]
     assert isinstance(entry, Observation)
-    assert str(entry) == repr(entry) == f"draw 0: tokens {entry.start} to {entry.stop - 1}"
-    assert entry.n_tokens == entry.stop - entry.start
-    assert entry.start <= entry.token_index < entry.stop
+    assert str(entry) == repr(entry) == f"draw 0: tokens {entry.drawn['start']} to {entry.drawn['stop'] - 1}"
+    assert entry.n_tokens == entry.drawn["stop"] - entry.drawn["start"]
+    assert entry.drawn["start"] <= entry.drawn["token_index"] < entry.drawn["stop"]
 
 
 def test_a_backend_without_logits_is_refused(metadata: dict[str, Any]) -> None:

@@ -76,9 +76,9 @@ def test_responses_that_come_twice_are_refused(
 def test_join_sorts_by_draw(observations: list[Observation]) -> None:
     plan, joined = join(shuffled(observations))
     assert plan is observations[0].plan
-    assert joined.token_index.tolist() == [entry.token_index for entry in observations]
-    assert joined.start.tolist() == [entry.start for entry in observations]
-    assert joined.stop.tolist() == [entry.stop for entry in observations]
+    assert joined.windows.token_index.tolist() == [entry.drawn["token_index"] for entry in observations]
+    assert joined.windows.start.tolist() == [entry.drawn["start"] for entry in observations]
+    assert joined.windows.stop.tolist() == [entry.drawn["stop"] for entry in observations]
     for name, values in joined.sums.items():
         assert values.tolist() == [entry.sums[name] for entry in observations]
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from lm_bounds.corpora.flat_tokens.documents import Documents
 from lm_bounds.corpora.flat_tokens.stream import TokenSequence
-from lm_bounds.corpora.protocol import check_token_indices
+from lm_bounds.corpora.protocol import CountedTokens, check_token_indices
 from lm_bounds.corpora.token_stream import IntArray
 from lm_bounds.errors import CorpusError, UsageError
 from lm_bounds.sampling import stream_seed, uniform_indices
@@ -22,7 +22,7 @@ _PROBES, _PROBE_TOKENS = 64, 1 << 12
 
 
 @dataclass(frozen=True, eq=False)
-class FlatTokens:
+class FlatTokens(CountedTokens):
     """One token sequence in files, never read as a whole.
 
     Args:
@@ -50,11 +50,6 @@ class FlatTokens:
     def n_tokens(self) -> int:
         """``m``, the number of tokens."""
         return self.sequence.n_tokens
-
-    @property
-    def n_tokens_kind(self) -> Literal["exact"]:
-        """How ``n_tokens`` is known: it follows from the sizes of the files."""
-        return "exact"
 
     @property
     def identified_by(self) -> Literal["whole", "probes"]:

@@ -1,0 +1,105 @@
+"""Counting by drawing: a fixed number of uniform slots, and which share of the slots of its cell is tokens'.
+
+The slots are those of a seed that depends on the files alone: neither a model nor a draw seed changes the number of
+tokens that a corpus is taken to have.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from lm_bounds.bounds import SHARE_GRID, TokenCount
+from lm_bounds.corpora.tokenised import cache_error, tokenizer_software
+from lm_bounds.errors import UsageError
+from lm_bounds.home import write_atomically
+from lm_bounds.sampling import stream_seed, uniform_indices
+
+if TYPE_CHECKING:
+    from lm_bounds.corpora.slots.corpus import SlotCorpus
+
+_LOG = logging.getLogger(__name__)
+_BATCH_SLOTS = 256
+
+
+@dataclass(frozen=True)
+class Counted:
+    """What was found at the slots that were drawn.
+
+    Args:
+        count: what the number of tokens follows from.
+        sha256: of the cells that were read.
+    """
+
+    count: TokenCount
+    sha256: str
+
+
+def counted(corpus: SlotCorpus) -> Counted:
+    """What is at ``corpus.n_counted`` slots; kept in the cache folder, so that a corpus is counted once.
+
+    Raises:
+        CorpusError: the files cannot be read, or the cache cannot be written.
+    """
+    rules = [corpus.cells.rule, corpus.cells.identity, corpus.reader.rule, corpus.tokenizer_sha256]
+    key = ["lm-bounds/count/1", *rules, corpus.end_of_text_id, corpus.n_counted, corpus.declared, tokenizer_software()]
+    path = corpus.cache_dir / "counts" / f"{hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()}.json"
+    kept = _read(path)
+    if kept is not None:
+        return kept
+    found = _count(corpus)
+    try:
+        write_atomically(path, json.dumps({"count": found.count.to_dict(), "sha256": found.sha256}).encode())
+    except OSError as error:
+        raise cache_error(path, error) from error
+    return found
+
+
+def _read(path: Path) -> Counted | None:
+    try:
+        kept: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return Counted(TokenCount(**kept["count"]), str(kept["sha256"]))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, UsageError):
+        _LOG.warning("%s is damaged and is made again", path)
+        return None
+
+
+def _count(corpus: SlotCorpus) -> Counted:
+    per_token, row_tokens = corpus.reader.per_token, corpus.reader.row_tokens or 0
+    slots = np.sort(uniform_indices(corpus.n_counted, corpus.number, stream_seed("corpus", "count", corpus.cells.rule)))
+    shares: Counter[str] = Counter()
+    n_void, n_rows, n_void_rows = 0, 0, 0
+    digest = hashlib.sha256()
+    for first in range(0, slots.size, _BATCH_SLOTS):
+        part = slots[first : first + _BATCH_SLOTS]
+        for slot, (cell, tokens) in zip(part.tolist(), corpus.read_cells(part), strict=True):
+            owned = per_token * tokens.ids.size
+            shares[str(owned * SHARE_GRID // cell.n_slots)] += 1
+            n_void += tokens.void is not None
+            if row_tokens and slot - cell.base < max(owned, tokens.n_void):
+                n_rows += 1
+                n_void_rows += tokens.void is not None
+            digest.update(f"{cell.base} {cell.n_slots} {tokens.ids.size} {tokens.starts.size}\n".encode())
+            digest.update(tokens.ids.astype("<i8").tobytes())
+            digest.update(tokens.starts.astype("<i8").tobytes())
+    count = TokenCount(
+        slots=corpus.number,
+        per_token=per_token,
+        row_tokens=row_tokens,
+        drawn=int(slots.size),
+        shares=dict(shares),
+        void=n_void,
+        rows=n_rows,
+        void_rows=n_void_rows,
+        declared=corpus.declared,
+    )
+    return Counted(count, digest.hexdigest())
