@@ -247,6 +247,7 @@ class InventedReader:
     tokens: tuple[int, ...]
     per_token: int = 1
     row_tokens: int | None = None
+    reencoded_from: str | None = None
 
     @property
     def rule(self) -> dict[str, Any]:

@@ -45,7 +45,7 @@ ROOMS = (
 # The libraries that a room may import, at the top of a file or inside a function; any room may import numpy.
 LIBRARIES = {
     "processes": {"torch"},
-    "corpora": {"huggingface_hub", "requests", "tokenizers", "tqdm", "transformers", "yaml"},
+    "corpora": {"huggingface_hub", "pyarrow", "requests", "tokenizers", "tqdm", "transformers", "yaml"},
     "weights": {"accelerate", "gguf", "huggingface_hub", "peft", "torch", "transformers"},
     "compressors": {"brotli", "torch", "zstandard"},
     "scoring": {"torch"},

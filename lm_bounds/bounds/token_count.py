@@ -37,7 +37,7 @@ def mean_lower(values: npt.ArrayLike, counts: npt.ArrayLike, failure_prob: float
     Source: betting, Waudby-Smith & Ramdas 2024; with s = 1 alone, failure_prob^(1/n) times the geometric mean.
 
     >>> round(mean_lower([0.5], [1000], 0.001), 4), mean_lower([0.0], [9], 0.001)
-    (0.4953, 0.0)
+    (0.4954, 0.0)
     """
     observed, weights = np.asarray(values, dtype=np.float64), np.asarray(counts, dtype=np.float64)
     if not weights.sum() >= 1 or not bool(np.all((observed >= 0) & (observed <= 1) & (weights >= 0))):
@@ -140,20 +140,15 @@ class TokenCount:
     def at_least(self, failure_prob: float) -> int:
         """Tokens that the corpus has at least, but for this probability.
 
-        ``slots/per_token`` times ``mean_lower`` of the shares; where a number is declared, that number times one minus
-        ``proportion_upper`` of malformed rows. Rounded down, by more than double precision can have added.
+        ``slots/per_token`` times ``mean_lower`` of the shares. Where a number is declared, not more than that number
+        times one minus ``proportion_upper`` of malformed rows: that alone would not do, since a malformed line of few
+        bytes is hit less often than a row. Rounded down, by more than double precision can have added.
         """
-        if self.declared is not None:
-            return math.floor(
-                self.declared * (1 - proportion_upper(self.void_rows, self.rows, failure_prob)) * (1 - 1e-12)
-            )
-        return math.floor(self._times_mean(mean_lower(*self._values(), failure_prob)) * (1 - 1e-12))
-
-    def at_most(self, failure_prob: float) -> int:
-        """Tokens that the corpus has at most, but for this probability; what was rounded down is added again."""
         values, counts = self._values()
-        largest = 1 - mean_lower(np.maximum(0.0, 1 - values - 1 / SHARE_GRID), counts, failure_prob)
-        return math.ceil(self._times_mean(largest))
+        found = self.slots / self.per_token * mean_lower(values, counts, failure_prob)
+        if self.declared is not None:
+            found = min(found, self.declared * (1 - proportion_upper(self.void_rows, self.rows, failure_prob)))
+        return math.floor(found * (1 - 1e-12))
 
     @property
     def mean_share(self) -> float:
@@ -164,9 +159,6 @@ class TokenCount:
     def _values(self) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
         found = sorted((int(k), count) for k, count in self.shares.items())
         return np.array([k for k, _ in found]) / SHARE_GRID, np.array([count for _, count in found], dtype=np.float64)
-
-    def _times_mean(self, share: float) -> float:
-        return self.slots / self.per_token * share
 
     def to_dict(self) -> dict[str, Any]:
         """Every number, JSON types only."""

@@ -80,10 +80,8 @@ def _tokens(corpus: Mapping[str, Any]) -> str:
     count, tokens = corpus.get("count"), f"{corpus['n_tokens']:,} tokens"
     if count is None:
         return tokens
-    if count["declared"] is None:
-        return f"at least {tokens}, as estimated from {count['drawn']:,} places"
-    share = f"{count['void_rows']:,} of {count['rows']:,} rows that were looked at"
-    return f"{tokens}: a declared {count['declared']:,}, lowered because {share} are malformed"
+    declared = "" if count["declared"] is None else f"of {count['declared']:,} that are declared, "
+    return f"at least {tokens}, {declared}as estimated from {count['drawn']:,} places"
 
 
 def _of_slots(sample: Mapping[str, Any], corpus: Mapping[str, Any]) -> str:

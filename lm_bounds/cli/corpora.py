@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from lm_bounds.cli.output import echo_json, echo_table
 from lm_bounds.cli.unknown import Commands
+
+if TYPE_CHECKING:
+    from lm_bounds.corpora import CorpusSpec
+
+_WIDTH = 100
+_FIRST = ("id", "title", "description", "tokens", "metrics", "layout", "stored_in", "hub", "models")
 
 
 @click.group(cls=Commands, invoke_without_command=True)
@@ -26,8 +33,11 @@ def corpora(context: click.Context, as_json: bool) -> None:
         echo_json([asdict(spec) for spec in specs])
         return
     echo_table(
-        ("corpus", "metrics", "tokens", "title"),
-        [(spec.id, " ".join(spec.metrics), spec.n_tokens_kind, spec.title) for spec in specs],
+        ("corpus", "tokens", "stored in", "metrics", "title"),
+        [
+            (spec.id, _tokens(spec.n_tokens, spec.n_tokens_kind), _stored_in(spec), " ".join(spec.metrics), spec.title)
+            for spec in specs
+        ],
     )
 
 
@@ -42,11 +52,11 @@ def show(corpus_id: str, as_json: bool) -> None:
     if as_json:
         echo_json(fields)
         return
-    for name, value in fields.items():
+    fields["tokens"] = _tokens(fields.pop("n_tokens"), fields.pop("n_tokens_kind"))
+    shown = {name: fields[name] for name in _FIRST} | fields
+    for name, value in shown.items():
         if value:
-            click.echo(f"{name.replace('_', ' ')}:")
-        for line in _lines(value):
-            click.echo(f"  {line}")
+            _echo_field(name.replace("_", " "), list(_lines(value)))
 
 
 @corpora.command()
@@ -80,11 +90,33 @@ def sample(corpus_id: str, n_windows: int, as_json: bool, **chosen: Any) -> None
     if as_json:
         echo_json({"corpus": corpus_id, "tokens": corpus.n_tokens, "windows": [asdict(window) for window in windows]})
         return
+    unit, number = ("token", corpus.n_tokens) if corpus.slots is None else ("place", corpus.slots.number)
     for window in windows:
-        click.echo(
-            f"token {window.token_index:,} of {corpus.n_tokens:,}, window {window.start:,} to {window.stop - 1:,}:"
-        )
+        click.echo(f"{unit} {window.token_index:,} of {number:,}, window {window.start:,} to {window.stop - 1:,}:")
         click.echo("".join(f"  {line}\n" for line in window.text.splitlines() or [""]))
+
+
+def _echo_field(name: str, lines: list[str]) -> None:
+    """A field on a line of its own where it is short, else below its name."""
+    if len(lines) == 1 and len(lines[0]) + len(name) + 2 <= _WIDTH:
+        click.echo(f"{name}: {lines[0]}")
+        return
+    click.echo(f"{name}:")
+    for line in lines:
+        inset = "    " if line.startswith("- ") else "  "
+        click.echo(textwrap.fill(line, _WIDTH, initial_indent="  ", subsequent_indent=inset, break_on_hyphens=False))
+
+
+def _tokens(number: int | None, kind: str) -> str:
+    """How many tokens a corpus has, and how that is known."""
+    unknown = {"exact": "counted", "declared": "declared", "lower_bound": "estimated"}
+    return unknown[kind] if number is None else f"{number:,} {kind.replace('_', ' ')}"
+
+
+def _stored_in(spec: CorpusSpec) -> str:
+    if spec.stored_in is not None:
+        return spec.stored_in.name.partition(" (")[0]
+    return "text" if spec.layout == "texts" else "-"
 
 
 def _lines(value: object) -> Iterator[str]:
@@ -93,9 +125,11 @@ def _lines(value: object) -> Iterator[str]:
             if isinstance(member, Mapping):
                 yield f"{name}:"
                 yield from (f"  {line}" for line in _lines(member))
-            else:
+            elif member is not None:
                 yield f"{name}: {' '.join(map(str, member)) if isinstance(member, (list, tuple)) else member}"
+    elif isinstance(value, (list, tuple)) and all(" " not in each for each in value):
+        yield " ".join(value)
     elif isinstance(value, (list, tuple)):
-        yield from map(str, value)
+        yield from (f"- {each}" for each in value)
     else:
         yield str(value)

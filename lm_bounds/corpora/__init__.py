@@ -7,7 +7,8 @@ from lm_bounds.corpora.local import open_local
 from lm_bounds.corpora.number_text import number_tokenizer
 from lm_bounds.corpora.opening import check_source, derived_facts, open_corpus, parameters
 from lm_bounds.corpora.protocol import Corpus, TokenCorpus, Tokenizer
-from lm_bounds.corpora.registry import CorpusSpec, corpus_spec, corpus_specs, read_registry
+from lm_bounds.corpora.registry import corpus_spec, corpus_specs, read_registry
+from lm_bounds.corpora.spec import CorpusSpec, HubFiles, StoredTokens
 from lm_bounds.corpora.synthetic import SyntheticCorpus
 from lm_bounds.corpora.tokenizer_hash import tokenizer_sha256, vocabulary_sha256
 
@@ -16,6 +17,8 @@ __all__ = [
     "Corpus",
     "CorpusSpec",
     "FlatTokens",
+    "HubFiles",
+    "StoredTokens",
     "SyntheticCorpus",
     "TokenCorpus",
     "Tokenizer",

@@ -9,27 +9,24 @@ from typing import Any
 
 from lm_bounds.corpora.antibodies import antibody_parameters, open_antibodies
 from lm_bounds.corpora.byte_source import is_remote, parse_place
-from lm_bounds.corpora.flat_tokens import flat_parameters, open_registered
 from lm_bounds.corpora.integer_processes import RandomProcess
 from lm_bounds.corpora.local import locate_source, open_local
 from lm_bounds.corpora.number_text import check_number_tokenizer
 from lm_bounds.corpora.protocol import Corpus, Tokenizer
-from lm_bounds.corpora.registry import CorpusSpec, read_yaml
+from lm_bounds.corpora.registry import read_yaml
+from lm_bounds.corpora.request import Request
+from lm_bounds.corpora.spec import CorpusSpec
+from lm_bounds.corpora.stored import (
+    check_flat,
+    check_texts,
+    check_token_rows,
+    open_flat,
+    open_rows,
+    open_stored_texts,
+)
 from lm_bounds.corpora.synthetic import SyntheticCorpus, SyntheticParameters, synthetic_parameters
-from lm_bounds.corpora.tokenizer_hash import tokenizer_sha256, vocabulary_sha256
+from lm_bounds.corpora.tokenizer_hash import tokenizer_sha256
 from lm_bounds.errors import CorpusError, UsageError
-
-
-@dataclass(frozen=True)
-class _Opened:
-    """What a corpus is opened with; see ``open_corpus``."""
-
-    spec: CorpusSpec
-    path: str | None
-    tokenizer: Tokenizer
-    end_of_text_id: int | None
-    n_logits: int | None
-    cache_dir: Path
 
 
 @dataclass(frozen=True)
@@ -37,7 +34,7 @@ class _Layout:
     """How the corpora of a layout are checked before there is a tokenizer, and opened."""
 
     check: Callable[[CorpusSpec, str | None], object]
-    open: Callable[[_Opened], Corpus]
+    open: Callable[[Request], Corpus]
 
 
 def check_source(spec: CorpusSpec, path: str | None) -> None:
@@ -64,8 +61,8 @@ def open_corpus(
     Args:
         spec: of the registry.
         path: for ``files`` the text or tokens; for sequences a YAML file of parameters in place of the registry's, or
-            None; for antibodies the data units, or a YAML file that names them; for ``flat_tokens`` a copy of its
-            files, or None for the Hub.
+            None; for antibodies the data units, or a YAML file that names them; for a corpus on the Hub a copy of its
+            files, or None.
         tokenizer: the tokenizer of the language model.
         end_of_text_id: the id that ends a document of text; None where the model has none.
         n_logits: number of logits of the language model, above every id; None where it is not known.
@@ -76,7 +73,7 @@ def open_corpus(
         UsageError: an argument is missing or out of range.
     """
     check_source(spec, path)
-    return _LAYOUTS[spec.layout].open(_Opened(spec, path, tokenizer, end_of_text_id, n_logits, Path(cache_dir)))
+    return _LAYOUTS[spec.layout].open(Request(spec, path, tokenizer, end_of_text_id, n_logits, Path(cache_dir)))
 
 
 def _check_place(path: str) -> None:
@@ -92,7 +89,7 @@ def _check_files(spec: CorpusSpec, path: str | None) -> None:
     _check_place(path)
 
 
-def _open_files(given: _Opened) -> Corpus:
+def _open_files(given: Request) -> Corpus:
     return open_local(
         str(given.path),
         given.tokenizer,
@@ -102,7 +99,7 @@ def _open_files(given: _Opened) -> Corpus:
     )
 
 
-def _open_sequences(given: _Opened) -> Corpus:
+def _open_sequences(given: Request) -> Corpus:
     check_number_tokenizer(given.tokenizer, given.spec.id)
     return SyntheticCorpus(given.spec.id, parameters(given.spec, given.path), tokenizer_sha256(given.tokenizer))
 
@@ -111,7 +108,7 @@ def _check_antibodies(spec: CorpusSpec, path: str | None) -> None:
     antibody_parameters(spec.id, spec.parameters, path)
 
 
-def _open_antibodies(given: _Opened) -> Corpus:
+def _open_antibodies(given: Request) -> Corpus:
     return open_antibodies(
         given.spec.id,
         antibody_parameters(given.spec.id, given.spec.parameters, given.path),
@@ -122,28 +119,15 @@ def _open_antibodies(given: _Opened) -> Corpus:
     )
 
 
-def _check_flat(spec: CorpusSpec, path: str | None) -> None:
-    flat_parameters(spec.id, spec.parameters)
-    if path is not None:
-        _check_place(path)
+def _check_stored(check: Callable[[CorpusSpec], object]) -> Callable[[CorpusSpec, str | None], None]:
+    """Checks the parameters of a corpus whose files are on the Hub, and where a copy of them is."""
 
+    def check_both(spec: CorpusSpec, path: str | None) -> None:
+        check(spec)
+        if path is not None:
+            _check_place(path)
 
-def _open_flat(given: _Opened) -> Corpus:
-    spec, flat = given.spec, flat_parameters(given.spec.id, given.spec.parameters)
-    stored = flat.tokenizer
-    if vocabulary_sha256(given.tokenizer, stored["entries"]) != stored["vocabulary_sha256"]:
-        raise CorpusError(
-            f"corpus {spec.id!r} is stored in the {stored['entries']} tokens of {stored['name']}, and the tokenizer of "
-            "this model is another: evaluate a model with that tokenizer, or text of your own (corpus local)"
-        )
-    return open_registered(
-        spec.id,
-        flat,
-        given.path,
-        tokenizer_hash=tokenizer_sha256(given.tokenizer),
-        n_ids=stored["entries"] if given.n_logits is None else given.n_logits,
-        cache_dir=given.cache_dir / "remote",
-    )
+    return check_both
 
 
 def parameters(spec: CorpusSpec, path: str | None = None) -> SyntheticParameters:
@@ -189,5 +173,7 @@ _LAYOUTS = {
     "structured": _Layout(parameters, _open_sequences),
     "random": _Layout(parameters, _open_sequences),
     "antibodies": _Layout(_check_antibodies, _open_antibodies),
-    "flat_tokens": _Layout(_check_flat, _open_flat),
+    "flat_tokens": _Layout(_check_stored(check_flat), open_flat),
+    "token_rows": _Layout(_check_stored(check_token_rows), open_rows),
+    "texts": _Layout(_check_stored(check_texts), open_stored_texts),
 }

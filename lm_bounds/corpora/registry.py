@@ -2,84 +2,18 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, fields
+from collections.abc import Iterable
+from dataclasses import MISSING, Field, fields
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any
 
+from lm_bounds.corpora.spec import CorpusSpec, HubFiles, StoredTokens
 from lm_bounds.errors import CorpusError, UsageError, nearest
 
 ENTRY_POINT_GROUP = "lm_bounds.corpora"
-METRICS = ("bpd", "top1", "top10", "top100")
-N_TOKENS_KINDS = ("exact", "declared", "lower_bound")
-LAYOUTS = ("files", "structured", "random", "antibodies", "flat_tokens")
 _BUILT_IN = Path(__file__).with_name("registry.yaml")
-_ID = re.compile(r"[a-z][a-z0-9_]*")
-
-
-@dataclass(frozen=True)
-class CorpusSpec:
-    """What is known about a corpus before it is opened.
-
-    Args:
-        id: its name in tasks and options: lower-case letters, digits and underscores.
-        title: a name for people, one line.
-        description: what it is, in a sentence.
-        layout: how its tokens are had: ``files`` of text or tokens that the user names, ``structured`` and
-            ``random`` sequences that are made where they are read, ``antibodies`` in data units that the user names, or
-            ``flat_tokens``, files of ids on the Hub.
-        metrics: the metrics it offers, out of ``bpd``, ``top1``, ``top10``, ``top100``.
-        n_tokens_kind: how its number of tokens is known: ``exact``, ``declared`` or ``lower_bound``.
-        document_rule: where its documents begin and end.
-        end_of_text_rule: which end-of-text tokens are part of the token sequence.
-        licence: under which terms it may be used.
-        caveats: what a reader of a bound on it should know; may be empty.
-        parameters: of the layout, e.g. the seed and the grammar of sequences; ``files`` has none.
-
-    Raises:
-        CorpusError: a field is not of its type or not in its range.
-    """
-
-    id: str
-    title: str
-    description: str
-    layout: str
-    metrics: tuple[str, ...]
-    n_tokens_kind: str
-    document_rule: str
-    end_of_text_rule: str
-    licence: str
-    caveats: tuple[str, ...]
-    parameters: Mapping[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        for name in ("id", "title", "description", "document_rule", "end_of_text_rule", "licence"):
-            value = getattr(self, name)
-            if not isinstance(value, str) or not value.strip():
-                self._refuse(name, "a non-empty string", value)
-        if not _ID.fullmatch(self.id):
-            self._refuse("id", "lower-case letters, digits and underscores, a letter first", self.id)
-        if self.layout not in LAYOUTS:
-            self._refuse("layout", f"one of {', '.join(LAYOUTS)}", self.layout)
-        if not isinstance(self.parameters, Mapping) or (self.parameters and self.layout == "files"):
-            self._refuse("parameters", "a mapping, empty for files", self.parameters)
-        if self.n_tokens_kind not in N_TOKENS_KINDS:
-            self._refuse("n_tokens_kind", f"one of {', '.join(N_TOKENS_KINDS)}", self.n_tokens_kind)
-        if not _is_strings(self.metrics) or not self.metrics or not set(self.metrics) <= set(METRICS):
-            self._refuse("metrics", f"a non-empty tuple out of {', '.join(METRICS)}", self.metrics)
-        if len(set(self.metrics)) != len(self.metrics):
-            self._refuse("metrics", "a tuple that names each metric once", self.metrics)
-        if not _is_strings(self.caveats):
-            self._refuse("caveats", "a tuple of non-empty strings", self.caveats)
-
-    def _refuse(self, name: str, wanted: str, given: object) -> None:
-        raise CorpusError(f"corpus {self.id!r}: {name} must be {wanted}, given {given!r}")
-
-
-def _is_strings(value: object) -> bool:
-    return isinstance(value, tuple) and all(isinstance(item, str) and item.strip() for item in value)
+_STORAGE = {"hub": HubFiles, "stored_in": StoredTokens}
 
 
 def corpus_specs() -> dict[str, CorpusSpec]:
@@ -120,7 +54,7 @@ def corpus_spec(corpus_id: str) -> CorpusSpec:
 
 
 def read_registry(path: Path) -> dict[str, CorpusSpec]:
-    """The corpora of a YAML file: mappings with the fields of ``CorpusSpec``, of which ``parameters`` is optional.
+    """The corpora of a YAML file: mappings with the fields of ``CorpusSpec``; those with a default may be left out.
 
     Raises:
         CorpusError: the file cannot be read, or an entry has an unknown, missing or malformed field.
@@ -156,16 +90,31 @@ def read_yaml(path: Path, name: str) -> Any:
 
 
 def _spec_from_entry(entry: object, where: str) -> CorpusSpec:
+    values = _checked_fields(CorpusSpec, entry, where)
+    for name, kind in _STORAGE.items():
+        if values.get(name) is not None:
+            try:
+                values[name] = kind(**_checked_fields(kind, values[name], f"{where}, {name}"))
+            except CorpusError as error:
+                raise CorpusError(f"corpus {values['id']!r}: {error}") from error
+    return CorpusSpec(**values)
+
+
+def _checked_fields(kind: type, entry: object, where: str) -> dict[str, Any]:
+    """The fields of a mapping, lists as tuples; exactly those of a data class, but for those with a default."""
     if not isinstance(entry, dict):
         raise CorpusError(f"{where} must be a mapping, found {type(entry).__name__}")
-    wanted = {each.name for each in fields(CorpusSpec)}
+    wanted: dict[str, Field[Any]] = {each.name: each for each in fields(kind)}
     unknown = sorted(str(name) for name in entry if name not in wanted)
-    missing = sorted(wanted - set(entry) - {"parameters"})
+    missing = sorted(name for name in set(wanted) - set(entry) if not _has_default(wanted[name]))
     if unknown or missing:
         found = f"missing: {', '.join(missing) or 'none'}; unknown: {', '.join(unknown) or 'none'}"
-        raise CorpusError(f"{where} must have exactly the fields of CorpusSpec; {found}")
-    values: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in entry.items()}
-    return CorpusSpec(**values)
+        raise CorpusError(f"{where} must have exactly the fields of {kind.__name__}; {found}")
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in entry.items()}
+
+
+def _has_default(member: Field[Any]) -> bool:
+    return member.default is not MISSING or member.default_factory is not MISSING
 
 
 def _entry_point_specs(entry: EntryPoint) -> list[CorpusSpec]:

@@ -9,10 +9,12 @@ from typing import Any
 from lm_bounds.corpora.antibodies import antibody_tokenizer
 from lm_bounds.corpora.byte_source import is_remote
 from lm_bounds.corpora.local import holds_token_ids, locate_source
+from lm_bounds.corpora.named_tokenizer import named_tokenizer, stored_tokenizer
 from lm_bounds.corpora.number_text import number_tokenizer
 from lm_bounds.corpora.opening import check_source, open_corpus
 from lm_bounds.corpora.protocol import Corpus
-from lm_bounds.corpora.registry import CorpusSpec
+from lm_bounds.corpora.spec import CorpusSpec
+from lm_bounds.corpora.stored_files import folder_of
 from lm_bounds.errors import CorpusError, UsageError
 from lm_bounds.sampling import draw_windows, stream_seed
 
@@ -54,18 +56,19 @@ def sample_windows(
         context: tokens of a full window, >= 1.
         draw_seed: the draws are other ones than those of any run with this seed.
         cache_dir: folder for the tokens of text.
-        tokenizer_name: directory or Hub id of a tokenizer; None for that of the corpus where it has one of its own, and
-            for bytes where the corpus is text.
+        tokenizer_name: directory or Hub id of a tokenizer; None for that of the corpus where it has one of its own or
+            is stored in one, and for bytes where the corpus is text.
 
     Returns:
         The corpus, and the windows in the order of the draws.
 
     Raises:
-        UsageError: the corpus is stored as token ids, and no tokenizer was named; or an argument is out of range.
+        UsageError: the corpus is stored as token ids, no tokenizer was named and its own cannot be loaded; or an
+            argument is out of range.
         CorpusError: the corpus or the tokenizer cannot be read.
     """
     check_source(spec, path)
-    tokenizer = _own_tokenizer(spec, path) if tokenizer_name is None else _named_tokenizer(tokenizer_name)
+    tokenizer = _own_tokenizer(spec, path, cache_dir) if tokenizer_name is None else named_tokenizer(tokenizer_name)
     end_of_text_id: int | None = tokenizer.eos_token_id
     corpus = open_corpus(
         spec, path, tokenizer, end_of_text_id=end_of_text_id, n_logits=len(tokenizer), cache_dir=cache_dir
@@ -78,16 +81,24 @@ def sample_windows(
     ]
 
 
-def _own_tokenizer(spec: CorpusSpec, path: str | None) -> Any:
+def _own_tokenizer(spec: CorpusSpec, path: str | None, cache_dir: Path) -> Any:
     if spec.layout in ("structured", "random"):
         return number_tokenizer()
     if spec.layout == "antibodies":
         return antibody_tokenizer()
-    if spec.layout == "files" and path is not None and not is_remote(path):
-        location, is_folder = locate_source(path)
-        if not holds_token_ids(path, location, is_folder):
+    if spec.layout == "files" and path is not None:
+        location, is_folder = (Path(path), False) if is_remote(path) else locate_source(path)
+        if not holds_token_ids(path, location, is_folder, cache_dir):
             return _byte_tokenizer()
-    raise UsageError(f"corpus {spec.id!r} is stored as token ids: pass --tokenizer DIR or a Hub id to read them")
+    if spec.layout == "texts":
+        return _byte_tokenizer()
+    advice = f"corpus {spec.id!r} is stored as token ids: pass --tokenizer DIR or a Hub id to read them"
+    if spec.stored_in is None:
+        raise UsageError(advice)
+    try:
+        return stored_tokenizer(spec.stored_in, folder_of(path))
+    except CorpusError as error:
+        raise UsageError(f"{advice}; {error}") from error
 
 
 def _byte_tokenizer() -> Any:
@@ -100,13 +111,3 @@ def _byte_tokenizer() -> Any:
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     backend.decoder = decoders.ByteLevel()
     return PreTrainedTokenizerFast(tokenizer_object=backend, eos_token=_END_OF_TEXT)
-
-
-def _named_tokenizer(name: str) -> Any:
-    from transformers import AutoTokenizer
-
-    try:
-        return AutoTokenizer.from_pretrained(name)
-    except Exception as error:  # of whatever kind, transformers could not load it
-        reason = str(error).strip().partition("\n")[0]
-        raise CorpusError(f"no tokenizer could be loaded from {name!r}: {reason}") from error

@@ -1,32 +1,21 @@
-"""Documents of text: a text file, a .jsonl file, or a folder of both, read piece by piece."""
+"""Documents of text: text, .jsonl, .parquet and .arrow files, or a folder of them, read piece by piece."""
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
-import os
-import stat
 from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple, TextIO
 
+from lm_bounds.corpora.byte_source import LocalBytes
+from lm_bounds.corpora.source_files import TABLE_SUFFIXES, SourceFile, is_plain_text, suffix_of, unreadable
+from lm_bounds.corpora.text_columns import ArrowColumn, ParquetColumn, Strings
 from lm_bounds.errors import CorpusError
 
 PIECE_CHARS = 1 << 20
-_READ_BYTES = 1 << 20
-_SUPPORTED = "supported are UTF-8 text files, folders of them, .jsonl and token .bin files"
-
-
-@dataclass(frozen=True)
-class SourceFile:
-    """A file of the corpus, and what shows that it was written to in the meantime."""
-
-    path: Path
-    name: str
-    n_bytes: int
-    modified_ns: int
+# The field of a line of JSON, or the column of a table, that is the document.
+TEXT_COLUMN = "text"
+_SUPPORTED = "supported are UTF-8 text, .jsonl, .parquet and .arrow files, folders of them, and token .bin files"
 
 
 class TextPiece(NamedTuple):
@@ -34,120 +23,6 @@ class TextPiece(NamedTuple):
 
     document: int
     text: str
-
-
-def source_files(location: Path) -> tuple[SourceFile, ...]:
-    """The file itself, or every regular file below a folder in the order of the relative POSIX paths.
-
-    Hidden files and folders and ``__pycache__`` are left out. Links are followed; a file or folder that has
-    two names below the folder is read once, under the first.
-
-    Raises:
-        CorpusError: something cannot be listed, or is of a format that is not text.
-    """
-    if not location.is_dir():
-        return (_source_file(location, location.name),)
-    names = sorted(names_below(location))
-    found: list[SourceFile] = []
-    seen: set[tuple[int, int]] = set()
-    for name in names:
-        path = location / name
-        status = _status(path)
-        identity = (status.st_dev, status.st_ino)
-        if not stat.S_ISREG(status.st_mode) or identity in seen:
-            continue
-        seen.add(identity)
-        if path.suffix.lower() in (".bin", ".npy"):
-            raise CorpusError(
-                f"{path}: a token file inside a folder of text; name the file itself as the corpus, or keep token "
-                "files in a folder of their own"
-            )
-        found.append(_source_file(path, name))
-    return tuple(found)
-
-
-def names_below(folder: Path) -> Iterator[str]:
-    """Relative POSIX paths of all visible files; each folder is entered once, so that links cannot loop.
-
-    Raises:
-        CorpusError: something cannot be listed.
-    """
-    pending = [""]
-    entered: set[tuple[int, int]] = set()
-    while pending:
-        prefix = pending.pop()
-        status = _status(folder / prefix)
-        if (status.st_dev, status.st_ino) in entered:
-            continue
-        entered.add((status.st_dev, status.st_ino))
-        folders = []
-        for entry in _listed(folder / prefix):
-            if is_skipped(entry.name):
-                continue
-            if _is_folder(entry):
-                folders.append(f"{prefix}{entry.name}/")
-            else:
-                yield prefix + entry.name
-        pending += sorted(folders, reverse=True)
-
-
-def is_skipped(name: str) -> bool:
-    """Whether a file or folder of that name is left out of a folder's documents.
-
-    >>> is_skipped(".git"), is_skipped("__pycache__"), is_skipped("notes.txt")
-    (True, True, False)
-    """
-    return name.startswith(".") or name == "__pycache__"
-
-
-def _listed(folder: Path) -> list[os.DirEntry[str]]:
-    try:
-        with os.scandir(folder) as entries:
-            return list(entries)
-    except OSError as error:
-        raise CorpusError(f"{folder} cannot be listed: {error.strerror}; check its permissions") from error
-
-
-def _is_folder(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:  # a link to itself; reading it as a file gives the error that names it
-        return False
-
-
-def _status(path: Path) -> os.stat_result:
-    try:
-        return path.stat()
-    except OSError as error:
-        raise CorpusError(
-            f"{path} cannot be read: {error.strerror}; repair or remove it (a broken link, or no permission)"
-        ) from error
-
-
-def _source_file(path: Path, name: str) -> SourceFile:
-    if path.suffix.lower() == ".parquet":
-        raise CorpusError(f"{path}: .parquet is not read; {_SUPPORTED}; write the text column to a .jsonl file")
-    status = _status(path)
-    return SourceFile(path, name, status.st_size, status.st_mtime_ns)
-
-
-def files_sha256(files: tuple[SourceFile, ...]) -> str:
-    """Hash of names, sizes and contents of the files, in their order.
-
-    Raises:
-        CorpusError: a file cannot be read.
-    """
-    digest = hashlib.sha256()
-    for file in files:
-        content = hashlib.sha256()
-        try:
-            with file.path.open("rb") as stream:
-                while block := stream.read(_READ_BYTES):
-                    content.update(block)
-        except OSError as error:
-            raise _unreadable(file, error) from error
-        digest.update(json.dumps([file.name, file.n_bytes, content.hexdigest()]).encode())
-    return digest.hexdigest()
 
 
 def text_pieces(files: tuple[SourceFile, ...]) -> Iterator[TextPiece]:
@@ -159,18 +34,59 @@ def text_pieces(files: tuple[SourceFile, ...]) -> Iterator[TextPiece]:
     document = 0
     for file in files:
         try:
-            with file.path.open(encoding="utf-8-sig", errors="strict", newline="\n") as stream:
-                is_jsonl = file.path.suffix.lower() == ".jsonl"
-                for text in _json_lines(file, stream) if is_jsonl else [stream]:
-                    for piece in split_pieces(text):
-                        if not is_jsonl and "\0" in piece:
-                            raise CorpusError(f"{file.path} is not text (it has NUL bytes); {_SUPPORTED}")
-                        yield TextPiece(document, piece)
-                    document += 1
+            for text in _documents(file):
+                for piece in split_pieces(text):
+                    if is_plain_text(file.name):
+                        _refuse_nul(piece, file.path)
+                    yield TextPiece(document, piece)
+                document += 1
         except UnicodeDecodeError as error:
-            raise CorpusError(f"{file.path} is not UTF-8 text ({error.reason}); {_SUPPORTED}") from error
+            raise _not_utf8(file.path, error) from error
         except OSError as error:
-            raise _unreadable(file, error) from error
+            raise unreadable(file, error) from error
+
+
+def _documents(file: SourceFile) -> Iterator[TextIO]:
+    suffix = suffix_of(file.name)
+    if suffix in TABLE_SUFFIXES:
+        for strings in _parquet_rows(file) if suffix == ".parquet" else _arrow_rows(file):
+            yield from (io.StringIO(strings.text(row), newline="\n") for row in range(len(strings)))
+        return
+    with file.path.open(encoding="utf-8-sig", errors="strict", newline="\n") as stream:
+        if suffix == ".jsonl":
+            yield from _json_lines(file, stream)
+        else:
+            yield stream
+
+
+def _parquet_rows(file: SourceFile) -> Iterator[Strings]:
+    column = _parquet_column(file)
+    for group, content in column.fetched(column.groups):
+        yield from column.rows(group, content)
+
+
+def _parquet_column(file: SourceFile) -> ParquetColumn:
+    return ParquetColumn(LocalBytes(str(file.path), [(file.name, file.path)]), [0], TEXT_COLUMN)
+
+
+def _arrow_rows(file: SourceFile) -> Iterator[Strings]:
+    column = ArrowColumn(file.path, TEXT_COLUMN)
+    for batch in range(len(column)):
+        yield column.rows(batch)
+
+
+def text_bytes(files: tuple[SourceFile, ...]) -> int:
+    """How much text there is, about: the bytes of files, in .parquet files those of the column before compression.
+
+    Raises:
+        CorpusError: a .parquet file cannot be read, or has no such column.
+    """
+    return sum(
+        sum(group.n_bytes for group in _parquet_column(file).groups)
+        if suffix_of(file.name) == ".parquet"
+        else file.n_bytes
+        for file in files
+    )
 
 
 def split_pieces(stream: TextIO) -> Iterator[str]:
@@ -187,28 +103,58 @@ def split_pieces(stream: TextIO) -> Iterator[str]:
 def _json_lines(file: SourceFile, stream: TextIO) -> Iterator[TextIO]:
     for number, line in enumerate(stream, start=1):
         if line.strip():
-            yield io.StringIO(_text_of_line(line, f"{file.path}:{number}"), newline="\n")
+            text, wrong = text_of_line(line, TEXT_COLUMN)
+            if wrong is not None:
+                raise CorpusError(f"{file.path}:{number}: {wrong}")
+            yield io.StringIO(text, newline="\n")
 
 
-def _text_of_line(line: str, where: str) -> str:
+def text_of_line(line: str, column: str) -> tuple[str, str | None]:
+    """The string in a field of a line of JSON, and what is wrong with the line; None where nothing is.
+
+    >>> text_of_line('{"text": "a\\\\n"}', "text")
+    ('a\\n', None)
+    """
     try:
         row = json.loads(line)
     except (ValueError, RecursionError) as error:
-        raise CorpusError(f"{where}: not JSON ({error}); each line must be one JSON object") from error
+        return "", f"not JSON ({error}); each line must be one JSON object"
     if not isinstance(row, dict):
-        raise CorpusError(f'{where}: found a JSON {type(row).__name__}, need an object with a string field "text"')
-    if not isinstance(row.get("text"), str):
+        return "", f'found a JSON {type(row).__name__}, need an object with a string field "{column}"'
+    text = row.get(column)
+    if not isinstance(text, str):
         fields = ", ".join(f"{name} ({type(value).__name__})" for name, value in list(row.items())[:10])
-        raise CorpusError(f'{where}: need a string field "text", found the fields: {fields or "none"}')
-    text: str = row["text"]
+        return "", f'need a string field "{column}", found the fields: {fields or "none"}'
     try:
         text.encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise CorpusError(f'{where}: "text" holds half a surrogate pair, which is no character; repair it') from error
+    except UnicodeEncodeError:
+        return "", f'"{column}" holds half a surrogate pair, which is no character; repair it'
+    return text, None
+
+
+def decode_text(content: bytes, place: str, *, is_start: bool) -> str:
+    """The text that a part of a file holds.
+
+    Args:
+        content: whole characters.
+        place: of the file, for messages.
+        is_start: whether the file begins with it, so that a byte-order mark is none of its text.
+
+    Raises:
+        CorpusError: it is not UTF-8, or has NUL bytes.
+    """
+    try:
+        text = content.decode("utf-8-sig" if is_start else "utf-8")
+    except UnicodeDecodeError as error:
+        raise _not_utf8(place, error) from error
+    _refuse_nul(text, place)
     return text
 
 
-def _unreadable(file: SourceFile, error: OSError) -> CorpusError:
-    return CorpusError(
-        f"{file.path} cannot be read: {error.strerror or error}; check that it exists and its permissions"
-    )
+def _refuse_nul(text: str, place: object) -> None:
+    if "\0" in text:
+        raise CorpusError(f"{place} is not text (it has NUL bytes); {_SUPPORTED}")
+
+
+def _not_utf8(place: object, error: UnicodeDecodeError) -> CorpusError:
+    return CorpusError(f"{place} is not UTF-8 text ({error.reason}); {_SUPPORTED}")

@@ -21,7 +21,8 @@ import numpy as np
 
 from lm_bounds.corpora import text_documents
 from lm_bounds.corpora.protocol import Tokenizer
-from lm_bounds.corpora.text_documents import TextPiece, files_sha256, source_files, text_pieces
+from lm_bounds.corpora.source_files import files_sha256, source_files
+from lm_bounds.corpora.text_documents import TextPiece, text_bytes, text_pieces
 from lm_bounds.corpora.token_stream import IntArray, TokenArray, token_chunks
 from lm_bounds.errors import CorpusError
 
@@ -57,7 +58,7 @@ class TextSource:
 def tokenise(
     location: Path, tokenizer: Tokenizer, tokenizer_hash: str, *, end_of_text_id: int | None, cache_dir: Path
 ) -> tuple[TokenArray, IntArray]:
-    """The tokens of a text file, .jsonl file or folder, and where each document of the source starts.
+    """The tokens of a text, .jsonl, .parquet or .arrow file or a folder, and where each document of the source starts.
 
     A document's tokens are those of its pieces, without added special tokens, and one end-of-text token
     after them; a document with the tokens of an earlier one is left out. The result is kept in ``cache_dir``
@@ -76,7 +77,7 @@ def tokenise(
         files_sha256(files),
         lambda: text_pieces(files),
         lambda: source_files(location) == files,
-        sum(file.n_bytes for file in files),
+        text_bytes(files),
     )
     return tokenise_source(source, tokenizer, tokenizer_hash, end_of_text_id=end_of_text_id, cache_dir=cache_dir)
 
@@ -261,7 +262,7 @@ class _TokenWriter:
 
 def _tokenise_all(source: TextSource, tokenizer: Tokenizer, writer: _TokenWriter) -> None:
     with _progress(source.n_bytes) as progress:
-        for batch in _batches(source.pieces()):
+        for batch in batches(source.pieces()):
             texts = [piece.text for piece in batch]
             all_ids = tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
             for piece, ids in zip(batch, all_ids, strict=True):
@@ -269,7 +270,7 @@ def _tokenise_all(source: TextSource, tokenizer: Tokenizer, writer: _TokenWriter
             progress.update(sum(len(text.encode()) for text in texts))
 
 
-def _batches(pieces: Iterator[TextPiece]) -> Iterator[list[TextPiece]]:
+def batches(pieces: Iterator[TextPiece]) -> Iterator[list[TextPiece]]:
     """Lists of pieces with at most ``_BATCH_CHARS`` characters together, or a single longer piece."""
     batch: list[TextPiece] = []
     n_chars = 0

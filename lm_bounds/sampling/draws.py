@@ -14,7 +14,7 @@ from lm_bounds.sampling.windows import Windows, chosen_windows, ending_with_toke
 
 NO_TOKEN, VOID = -1, -2  # in place of the index of a token
 _LEAST_SLOTS = 16
-_MOST_TRIES = 1000  # times as many slots as are needed on average
+_MOST_TRIES = 100  # times as many slots as are needed on average
 
 
 class Slots(Protocol):
@@ -132,6 +132,8 @@ def _distinct(
     corpus: SampledCorpus, n: int, context: int, seed: int, identity: Callable[[Windows], IntArray]
 ) -> Windows:
     """The first ``n`` windows of the stream that are new, two of them the same where ``identity`` is."""
+    if corpus.slots is not None:  # its tokens are not those with the indices 0 .. n_tokens - 1
+        raise UsageError("the tokens of this corpus are not counted, so that they are drawn with replacement only")
     kept, size = draw_windows(corpus, 0, context, seed), n
     for tokens in rounds(n, corpus.n_tokens, seed):
         while tokens.size:  # mostly the first n do: looking for the documents of more of them can be slow

@@ -139,13 +139,13 @@ def run_with(
         ),
         ({"model_args": "pretrained=./folder"}, "no model directory './folder'"),
         ({"model_args": None}, "no model was given: pass pretrained=DIRECTORY or a Hub id"),
-        ({"tasks": None}, "no --tasks were given: use one of fineweb_edu_bounds, fineweb_edu_bpd_bound"),
+        ({"tasks": None}, "no --tasks were given: use one of amber_bounds, amber_bpd_bound"),
         ({"tasks": "local_bpd_bonud"}, "did you mean 'local_bpd_bound'?"),
         ({"tasks": "local_bound"}, "did you mean 'local_bounds'?"),
         ({"tasks": "local_bpd"}, "no task is called 'local_bpd': did you mean"),
         ({"tasks": "local_bounds,local_top11_bound"}, "no task is called 'local_top11_bound': did you mean"),
         ({"corpus_path": None}, "needs its place: pass corpus_path=FILE-OR-FOLDER"),
-        ({"corpus_path": "absent.txt"}, "absent.txt does not exist; name a text"),
+        ({"corpus_path": "absent.txt"}, "absent.txt does not exist; name a file of text"),
         ({"corpus_path": ""}, "corpus_path must not be empty"),
         ({"windows": 0}, "windows must be a whole number of at least 1, 0 was given"),
         ({"windows": None, "metadata": "windows=1.5"}, "windows must be a whole number of at least 1, 1.5 was given"),
@@ -328,7 +328,7 @@ def test_the_corpus_of_a_task_is_known_before_a_model_is_loaded_whatever_its_nam
     for name in ("old_tales_bounds", "old_tales_bpd_bound"):
         done = run_with(tasks=name, corpus_path="absent.txt")
         assert done.code == 1
-        assert "absent.txt does not exist; name a text" in done.error
+        assert "absent.txt does not exist; name a file of text" in done.error
         assert run_with(tasks=name).code == 0
 
 
@@ -340,7 +340,7 @@ def test_run_of_unknown_tasks_lists_ours(run_with: Callable[..., Any], monkeypat
         lm_eval.tasks, "TaskManager", functools.partial(lm_eval.tasks.TaskManager, include_defaults=False)
     )
     done = run_with(tasks="no_such_thing")
-    assert "Tasks not found: no_such_thing: ours are fineweb_edu_bounds, fineweb_edu_bpd_bound" in done.error
+    assert "Tasks not found: no_such_thing: ours are amber_bounds, amber_bpd_bound" in done.error
 
 
 def test_options_of_a_config_file_are_checked_as_well(

@@ -45,9 +45,24 @@ def test_corpora_with_a_tokenizer_of_their_own_need_none(command: Callable[..., 
     assert "," in done.out.splitlines()[1]
 
 
+@pytest.fixture
+def no_hub(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No tokenizer can be loaded."""
+
+    def fail(name: str) -> Any:
+        raise OSError(f"{name} is out of reach\nTraceback")
+
+    monkeypatch.setattr("transformers.AutoTokenizer.from_pretrained", fail)
+
+
+@pytest.mark.usefixtures("no_hub")
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (
+            ("pile",),
+            "loaded from 'EleutherAI/pythia-70m': EleutherAI/pythia-70m is out of reach; put",
+        ),
         (("pile",), "corpus 'pile' is stored as token ids: pass --tokenizer DIR or a Hub id to read them"),
         (("local",), "corpus 'local' needs its place: pass corpus_path=FILE-OR-FOLDER"),
         (("lokal",), "unknown corpus 'lokal': did you mean 'local'?"),
@@ -66,3 +81,18 @@ def test_token_ids_need_a_tokenizer(command: Callable[..., Any], tmp_path: Path)
     (tmp_path / "ids.bin").write_bytes(bytes(64))
     done = command("corpora", "sample", "local", "--corpus_path", tmp_path / "ids.bin")
     assert "is stored as token ids: pass --tokenizer" in done.error
+
+
+def test_places_of_a_corpus_whose_tokens_nobody_counted(
+    command: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their numbers have gaps: they are not those of tokens."""
+    monkeypatch.setenv("LM_BOUNDS_HOME", str(tmp_path / "home"))
+    folder = tmp_path / "copy" / "plain_text"
+    folder.mkdir(parents=True)
+    table = pytest.importorskip("pyarrow").table({"text": ["Zwölf Boxkämpfer"] * 9})
+    pytest.importorskip("pyarrow.parquet").write_table(table, folder / "train-00000-of-00080.parquet")
+    done = command("corpora", "sample", "openwebtext", "--corpus_path", tmp_path / "copy", "--n", 2)
+    assert (done.code, done.err) == (0, "")
+    assert len([line for line in done.out.splitlines() if line.startswith("place ")]) == 2
+    assert "Boxk" in done.out

@@ -128,7 +128,10 @@ def test_ids_of_text_are_checked_against_the_model(text_dir: Path, cache_dir: Pa
         ("t.jsonl", b'{"text": "\\ud83d"}', r"t\.jsonl:1: .*surrogate"),
         ("t.bin", b"", "is empty"),
         ("t.bin", b"\0\0\0", "3 bytes, not a multiple of 2"),
-        ("t.parquet", b"PAR1", r"\.parquet is not read; supported are .*\.jsonl"),
+        ("t.parquet", b"PAR1", "does not end as a parquet file does"),
+        ("t.arrow", b"", "cannot be read as arrow"),
+        ("t.arrow", b"text", "cannot be read as arrow"),
+        ("t.arrow", b"ARROW1\0\0", "cannot be read as arrow"),
     ],
 )
 def test_malformed_files(
@@ -200,7 +203,7 @@ def test_cache_must_not_lie_among_the_documents(text_dir: Path, opened: Any, pla
 
 def test_import_is_light() -> None:
     code = "import sys, lm_bounds.corpora, lm_bounds.sampling; print([m for m in %r if m in sys.modules])"
-    heavy = ["torch", "transformers", "tokenizers", "lm_eval", "yaml", "tqdm", "datasets"]
+    heavy = ["torch", "transformers", "tokenizers", "lm_eval", "yaml", "tqdm", "datasets", "pyarrow"]
     shown = subprocess.run([sys.executable, "-c", code % heavy], capture_output=True, text=True, check=True)
     assert shown.stdout.strip() == "[]"
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from lm_bounds.corpora import CorpusSpec, corpus_spec, corpus_specs, read_registry, registry
+from lm_bounds.corpora import CorpusSpec, HubFiles, StoredTokens, corpus_spec, corpus_specs, read_registry, registry
 from lm_bounds.errors import CorpusError, UsageError
 
 FIELDS: dict[str, Any] = {
@@ -26,11 +26,24 @@ FIELDS: dict[str, Any] = {
     "licence": "CC0",
     "caveats": [],
     "parameters": {},
+    "hub": None,
+    "stored_in": None,
+    "n_tokens": None,
+    "models": ["org/teller"],
+}
+OPTIONAL = {"parameters", "hub", "stored_in", "n_tokens", "models"}
+HUB: dict[str, Any] = {"repository": "org/tales", "revision": "main", "files": "ids/*.bin", "n_files": 3}
+STORED_IN: dict[str, Any] = {
+    "name": "Tellers",
+    "tokenizer": "org/teller",
+    "entries": 300,
+    "vocabulary_sha256": "0" * 64,
+    "end_of_text_id": 299,
 }
 
 
 def spec(**changes: Any) -> CorpusSpec:
-    values = {**FIELDS, "metrics": ("bpd", "top1"), "caveats": (), **changes}
+    values = {**FIELDS, "metrics": ("bpd", "top1"), "caveats": (), "models": ("org/teller",), **changes}
     return CorpusSpec(**values)
 
 
@@ -53,16 +66,77 @@ def test_miss_has_the_nearest_name() -> None:
     with pytest.raises(UsageError, match=r"^unknown corpus 'locl': did you mean 'local'\?$") as caught:
         corpus_spec("locl")
     assert caught.value.exit_code == 2
-    with pytest.raises(UsageError, match=r"^unknown corpus 'qqq': use one of fineweb_edu, local, "):
+    with pytest.raises(UsageError, match=r"^unknown corpus 'qqq': use one of amber, fineweb_edu, local, "):
         corpus_spec("qqq")
 
 
 def test_registry_round_trip(tmp_path: Path) -> None:
     assert read_registry(written(tmp_path, [FIELDS])) == {"tales": spec()}
-    assert read_registry(written(tmp_path, [{k: v for k, v in FIELDS.items() if k != "parameters"}])) == {
-        "tales": spec()
+    assert read_registry(written(tmp_path, [{k: v for k, v in FIELDS.items() if k not in OPTIONAL}])) == {
+        "tales": spec(models=())
     }
     assert asdict(spec()).keys() == FIELDS.keys()
+    stored = {**FIELDS, "layout": "flat_tokens", "hub": HUB, "stored_in": STORED_IN, "n_tokens": 7}
+    found = read_registry(written(tmp_path, [stored]))["tales"]
+    assert found == spec(layout="flat_tokens", hub=HubFiles(**HUB), stored_in=StoredTokens(**STORED_IN), n_tokens=7)
+    assert (found.hub.folder, found.hub.pattern) == ("ids", "*.bin")  # type: ignore[union-attr]
+
+
+def test_every_entry_of_the_package_says_everything() -> None:
+    entries = yaml.safe_load(Path(registry.__file__).with_name("registry.yaml").read_text(encoding="utf-8"))
+    assert all(set(entry) == set(FIELDS) for entry in entries)
+    assert {"openwebtext", "amber", "pile", "oas", "structured", "random", "local"} <= {
+        entry["id"] for entry in entries
+    }
+    for spec in corpus_specs().values():
+        if spec.layout in ("structured", "random"):
+            assert spec.n_tokens == spec.parameters["tokens"]
+        assert not spec.models or spec.hub is not None
+
+
+def test_what_is_known_of_amber() -> None:
+    """All ids of the rows are 1,259.13 billion, rounded; of 2,049 of a row 2,048 count."""
+    amber = corpus_spec("amber")
+    assert amber.n_tokens == 1_259_125_000_000 * 2048 // 2049
+    assert (amber.hub.n_files, amber.hub.pattern) == (360, "train_*.jsonl")  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("field", "changes", "message"),
+    [
+        ("hub", {"repository": "tales"}, r"'tales': hub\.repository must be ORG/NAME, given 'tales'"),
+        ("hub", {"files": " "}, r"hub\.files must be a non-empty string"),
+        ("hub", {"n_files": 0}, r"hub\.n_files must be a number of at least 1, or null, given 0"),
+        ("hub", {"branch": "main"}, "hub must have exactly the fields of HubFiles; missing: none; unknown: branch"),
+        ("stored_in", {"entries": True}, r"stored_in\.entries must be a number of at least 1, given True"),
+        ("stored_in", {"vocabulary_sha256": "0" * 63}, r"vocabulary_sha256 must be 64 hexadecimal digits"),
+        ("stored_in", {"end_of_text_id": 300}, r"stored_in\.end_of_text_id must be an id below 300, given 300"),
+        ("stored_in", {"tokenizer": None}, r"stored_in\.tokenizer must be a non-empty string"),
+    ],
+)
+def test_malformed_storage(tmp_path: Path, field: str, changes: dict[str, Any], message: str) -> None:
+    entry = {**FIELDS, "layout": "token_rows", "hub": HUB, "stored_in": STORED_IN}
+    entry[field] = {**entry[field], **changes}
+    with pytest.raises(CorpusError, match=message):
+        read_registry(written(tmp_path, [entry]))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"hub": HubFiles(**HUB)}, "hub must be null for files"),
+        ({"layout": "texts"}, "hub must be a HubFiles for texts, given None"),
+        ({"layout": "flat_tokens", "hub": HubFiles(**HUB)}, "stored_in must be a StoredTokens for flat_tokens"),
+        (
+            {"layout": "texts", "hub": HubFiles(**HUB), "stored_in": StoredTokens(**STORED_IN)},
+            "stored_in must be null for texts",
+        ),
+        ({"layout": "texts", "hub": HUB}, "hub must be a HubFiles for texts, given {"),
+    ],
+)
+def test_what_a_layout_needs(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(CorpusError, match=message):
+        spec(**changes)
 
 
 @pytest.mark.parametrize(
@@ -113,6 +187,10 @@ def test_missing_registry(tmp_path: Path) -> None:
         ("metrics", (["bpd"],)),
         ("caveats", "one"),
         ("caveats", ("",)),
+        ("models", ["org/teller"]),
+        ("n_tokens", 0),
+        ("n_tokens", 1.5),
+        ("n_tokens", True),
     ],
 )
 def test_malformed_spec(field: str, value: object) -> None:

@@ -19,7 +19,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
-from lm_bounds.corpora.text_documents import names_below
+from lm_bounds.corpora.source_files import names_below
 from lm_bounds.errors import CorpusError
 
 _LOG = logging.getLogger(__name__)

@@ -1,7 +1,24 @@
 """Any bytes of files of any size: local ones, those behind URLs, and those of data sets on the Hub."""
 
-from lm_bounds.corpora.byte_source.files import ByteRange, ByteSource, FileFacts, LocalBytes
+from lm_bounds.corpora.byte_source.files import (
+    LARGEST_POINTER_BYTES,
+    ByteRange,
+    ByteSource,
+    FileFacts,
+    LocalBytes,
+    refuse_pointer,
+)
 from lm_bounds.corpora.byte_source.hub_files import parse_place
 from lm_bounds.corpora.byte_source.places import is_remote, open_bytes
 
-__all__ = ["ByteRange", "ByteSource", "FileFacts", "LocalBytes", "is_remote", "open_bytes", "parse_place"]
+__all__ = [
+    "LARGEST_POINTER_BYTES",
+    "ByteRange",
+    "ByteSource",
+    "FileFacts",
+    "LocalBytes",
+    "is_remote",
+    "open_bytes",
+    "parse_place",
+    "refuse_pointer",
+]

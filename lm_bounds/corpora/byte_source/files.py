@@ -14,6 +14,9 @@ from typing import NamedTuple, Protocol
 
 from lm_bounds.errors import CorpusError
 
+_POINTER = b"version https://git-lfs.github.com/spec/"
+LARGEST_POINTER_BYTES = 1024  # by the specification of git-lfs
+
 
 @dataclass(frozen=True)
 class FileFacts:
@@ -60,6 +63,20 @@ class ByteSource(Protocol):
             CorpusError: they cannot be read, or a file is no longer the one that was opened.
         """
         ...
+
+
+def refuse_pointer(facts: FileFacts, head: bytes) -> None:
+    """Refuses what git-lfs leaves in the place of a file that was not fetched.
+
+    Args:
+        facts: of the file.
+        head: its first bytes.
+
+    Raises:
+        CorpusError: it is a pointer.
+    """
+    if head.startswith(_POINTER):
+        raise CorpusError(f"{facts.place} is a pointer of git-lfs and not the file itself: run git lfs pull")
 
 
 class LocalBytes:

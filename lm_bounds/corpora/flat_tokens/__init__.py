@@ -8,8 +8,8 @@ from lm_bounds.corpora.flat_tokens.opening import (
     flat_parameters,
     map_small_file,
     open_places,
-    open_registered,
-    repository_place,
+    registered_sequence,
+    registered_tokens,
 )
 
 __all__ = [
@@ -21,7 +21,7 @@ __all__ = [
     "flat_parameters",
     "map_small_file",
     "open_places",
-    "open_registered",
-    "repository_place",
+    "registered_sequence",
+    "registered_tokens",
     "token_files",
 ]

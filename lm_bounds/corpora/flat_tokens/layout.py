@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from lm_bounds.corpora.byte_source import ByteRange, ByteSource, FileFacts
+from lm_bounds.corpora.byte_source import ByteRange, ByteSource, FileFacts, refuse_pointer
 from lm_bounds.errors import CorpusError
 
 LLMC_HEADER_BYTES = 256 * 4
@@ -23,7 +23,6 @@ _LLMC: dict[int, tuple[int, np.dtype[Any]]] = {
     20240520: (1, np.dtype("<u2")),
     20240801: (7, np.dtype("<u4")),
 }
-_LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 _NPY_MAGIC = b"\x93NUMPY"
 _HEAD_BYTES = 4096
 TOKEN_SUFFIXES = (".bin", ".npy")
@@ -94,8 +93,7 @@ def _described(
 ) -> tuple[np.dtype[Any], Part]:
     if not facts.n_bytes:
         raise CorpusError(f"{facts.place} is empty; it must hold little-endian {default.name} token ids")
-    if head.startswith(_LFS_POINTER):
-        raise CorpusError(f"{facts.place} is a pointer of git-lfs and not the file itself: run git lfs pull")
+    refuse_pointer(facts, head)
     if head.startswith(_NPY_MAGIC):
         dtype, offset, n_ids = _npy_header(facts, head)
     elif len(head) >= LLMC_HEADER_BYTES and int.from_bytes(head[:4], "little") in _LLMC:

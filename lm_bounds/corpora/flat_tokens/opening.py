@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -23,52 +22,34 @@ MOST_DOCUMENT_TOKENS = 1 << 16
 SCANNED_BYTES = 1 << 30
 LISTED_TOKENS = 1 << 22
 _UINT16_IDS = 1 << 16
+_ROW_KEYS = {each.name for each in fields(Rows)}
 _ENOUGH_IDS = 32  # from so many on, zeros in every second place are no chance
 
 
 @dataclass(frozen=True)
 class FlatParameters:
-    """Where the token files of a registered corpus are and what they hold.
+    """What the token files of a registered corpus hold.
 
     Args:
-        repository: ``ORG/NAME`` of the data set on the Hub.
-        revision: branch, tag or commit.
-        files: pattern of the names of the token files.
         dtype: of an id in a file without a header: ``uint16`` or ``uint32``.
         cut_anywhere: whether a file may end inside a row or an id, which the next file continues.
-        end_of_text_id: the id that ends a document.
-        tokenizer: ``name``, for people; ``entries``, how many ids it has; ``vocabulary_sha256`` of these.
-        rows: ``stored``, ``counted`` and ``skipped`` ids of a row, which is a document at most, and the ``number`` of
-            rows; None where all ids count.
+        rows: ``stored``, ``counted`` and ``skipped`` ids of a row, which is a document at most; None where all ids
+            count.
         most_tokens: of a document; None for any number. Rows have their own.
-        models: that were trained on it, for people.
     """
 
-    repository: str
-    revision: str
-    files: str
     dtype: str
     cut_anywhere: bool
-    end_of_text_id: int
-    tokenizer: Mapping[str, Any]
-    rows: Mapping[str, int] | None
+    rows: Rows | None
     most_tokens: int | None
-    models: tuple[str, ...]
 
 
 _TYPES: dict[str, tuple[type, ...]] = {
-    "repository": (str,),
-    "revision": (str,),
-    "files": (str,),
     "dtype": (str,),
     "cut_anywhere": (bool,),
-    "end_of_text_id": (int,),
-    "tokenizer": (Mapping,),
     "rows": (Mapping, type(None)),
     "most_tokens": (int, type(None)),
-    "models": (list, tuple),
 }
-_KEYS = {"tokenizer": {"name", "entries", "vocabulary_sha256"}, "rows": {"stored", "counted", "skipped", "number"}}
 
 
 def flat_parameters(corpus_id: str, given: Mapping[str, Any]) -> FlatParameters:
@@ -82,67 +63,59 @@ def flat_parameters(corpus_id: str, given: Mapping[str, Any]) -> FlatParameters:
         if name not in given or name not in wanted:
             raise CorpusError(f"corpus {corpus_id!r}: the parameters must be exactly {', '.join(wanted)}; see {name!r}")
     for name, value in given.items():
-        if not isinstance(value, _TYPES[name]) or (isinstance(value, Mapping) and set(value) != _KEYS[name]):
+        if not isinstance(value, _TYPES[name]):
             raise CorpusError(f"corpus {corpus_id!r}: parameter {name} is malformed, given {value!r}")
     if given["dtype"] not in ("uint16", "uint32"):
         raise CorpusError(f"corpus {corpus_id!r}: dtype must be uint16 or uint32, given {given['dtype']!r}")
-    return FlatParameters(**{**given, "models": tuple(given["models"])})
+    rows = given["rows"]
+    if rows is not None and (set(rows) != _ROW_KEYS or any(type(value) is not int for value in rows.values())):
+        raise CorpusError(f"corpus {corpus_id!r}: parameter rows is malformed, given {rows!r}")
+    return FlatParameters(**{**given, "rows": None if rows is None else Rows(**rows)})
 
 
-def repository_place(parameters: FlatParameters) -> str:
-    """Where a registered corpus is on the Hub."""
-    return f"hf://datasets/{parameters.repository}@{parameters.revision}/{parameters.files}"
-
-
-def open_registered(
-    corpus_id: str, parameters: FlatParameters, path: str | None, *, tokenizer_hash: str, n_ids: int, cache_dir: Path
-) -> FlatTokens:
-    """A registered corpus.
+def registered_sequence(source: ByteSource, parameters: FlatParameters, n_tokens: int | None) -> TokenSequence:
+    """The ids of a registered corpus that count.
 
     Args:
-        corpus_id: its id.
+        source: of its files.
         parameters: of the registry.
-        path: of a copy, a folder or a URL; None for the repository on the Hub.
-        tokenizer_hash: of the tokenizer of the language model.
-        n_ids: every id must be below it.
-        cache_dir: folder for what is read from afar.
+        n_tokens: how many there are, a multiple of those of a row; None where the files say it.
 
     Raises:
         CorpusError: the files cannot be read, or are not those of the corpus.
     """
-    source = open_bytes(path or repository_place(parameters), cache_dir, parameters.files)
     order = in_order([file.name for file in source.files])
-    _check_numbers(source, parameters.files)
     dtype = np.dtype(parameters.dtype).newbyteorder("<")
     files = token_files(source, dtype, order, cut_anywhere=parameters.cut_anywhere)
-    rows, number, most = None, None, parameters.most_tokens
-    if parameters.rows is not None:
-        sizes = dict(parameters.rows)
-        number = sizes.pop("number")
-        rows = Rows(**sizes)
-        most = rows.counted
-    sequence = TokenSequence(files, rows, number)
-    documents = FoundDocuments(sequence, parameters.end_of_text_id, most)
-    return FlatTokens(corpus_id, sequence, documents, tokenizer_hash, parameters.end_of_text_id, n_ids)
+    rows = parameters.rows
+    sequence = TokenSequence(files, rows, None if rows is None or n_tokens is None else n_tokens // rows.counted)
+    if n_tokens is not None and sequence.n_tokens != n_tokens:
+        raise CorpusError(f"{source.source} holds {sequence.n_tokens} tokens, and the corpus has {n_tokens}")
+    return sequence
 
 
-def _check_numbers(source: ByteSource, pattern: str) -> None:
-    """What ``*`` stands for in the names of shards are numbers, each once, with none left out between them.
+def registered_tokens(
+    corpus_id: str,
+    sequence: TokenSequence,
+    parameters: FlatParameters,
+    *,
+    end_of_text_id: int,
+    tokenizer_hash: str,
+    n_ids: int,
+) -> FlatTokens:
+    """A registered corpus in the tokens that it is stored in.
 
-    Raises:
-        CorpusError: naming the shard.
+    Args:
+        corpus_id: its id.
+        sequence: its ids.
+        parameters: of the registry.
+        end_of_text_id: the id that ends a document.
+        tokenizer_hash: of the tokenizer of the language model.
+        n_ids: every id must be below it.
     """
-    before, _, after = pattern.partition("*")
-    shard = re.compile(f"{re.escape(before)}(\\d+){re.escape(after)}")
-    numbers: set[int] = set()
-    for file in source.files:
-        found = shard.fullmatch(file.name.rpartition("/")[2])
-        if found is None or int(found[1]) in numbers:
-            raise CorpusError(f"{file.place} is not one of the numbered shards {pattern}, or one that is there twice")
-        numbers.add(int(found[1]))
-    missing = set(range(min(numbers), max(numbers))) - numbers
-    if missing:
-        raise CorpusError(f"{source.source}: shard {min(missing)} of {pattern} is missing; all between two are needed")
+    most = parameters.most_tokens if parameters.rows is None else parameters.rows.counted
+    documents = FoundDocuments(sequence, end_of_text_id, most)
+    return FlatTokens(corpus_id, sequence, documents, tokenizer_hash, end_of_text_id, n_ids)
 
 
 def are_token_files(folder: Path) -> bool:

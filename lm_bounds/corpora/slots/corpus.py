@@ -26,7 +26,6 @@ _BATCH_SLOTS = 512
 _KEPT_TOKENS = 1 << 24
 # The number of tokens that is shown where no failure probability is known.
 SHOWN_FAILURE_PROB = 1e-3
-_REFUTED_AT = 1e-9
 
 
 @dataclass(eq=False)
@@ -43,7 +42,6 @@ class SlotCorpus:
         cache_dir: folder in which the count is kept.
         n_counted: slots that are drawn to count.
         declared: tokens that it is said to have if no row is malformed; None where nothing is said.
-        reencoded_from: hash of the tokenizer that it is stored in, where that is another.
     """
 
     corpus_id: str
@@ -55,12 +53,16 @@ class SlotCorpus:
     cache_dir: Path
     n_counted: int
     declared: int | None = None
-    reencoded_from: str | None = None
     _known: _KnownCells = field(init=False, repr=False)
     _reported: set[int] = field(init=False, repr=False, default_factory=set)
 
     def __post_init__(self) -> None:
         self._known = _KnownCells()
+
+    @property
+    def reencoded_from(self) -> str | None:
+        """Hash of the tokenizer that it is stored in; None where these are its tokens, or it is text."""
+        return self.reader.reencoded_from
 
     @property
     def source(self) -> str:
@@ -88,9 +90,9 @@ class SlotCorpus:
         return self.count.at_least(SHOWN_FAILURE_PROB)
 
     @property
-    def n_tokens_kind(self) -> Literal["lower_bound", "declared"]:
+    def n_tokens_kind(self) -> Literal["lower_bound"]:
         """How ``n_tokens`` is known."""
-        return "lower_bound" if self.declared is None else "declared"
+        return "lower_bound"
 
     @property
     def identified_by(self) -> Literal["probes"]:
@@ -115,11 +117,6 @@ class SlotCorpus:
             raise CorpusError(
                 f"{self.source}: hardly any token was found at {count.drawn} uniform places ({count.void} of them in "
                 f"malformed rows); check that these are files of corpus {self.corpus_id!r}"
-            )
-        if self.declared is not None and (most := count.at_most(_REFUTED_AT)) < count.at_least(_REFUTED_AT):
-            raise CorpusError(
-                f"{self.source} has at most {most:,} tokens, and {self.declared:,} are declared: a file is cut off, or "
-                "these are not all files of the corpus"
             )
         return found
 

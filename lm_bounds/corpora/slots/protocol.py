@@ -105,6 +105,11 @@ class CellReader(Protocol):
         ...
 
     @property
+    def reencoded_from(self) -> str | None:
+        """Hash of the tokenizer that the cells are stored in, where the tokens are another's; else None."""
+        ...
+
+    @property
     def rule(self) -> dict[str, Any]:
         """What decides the tokens of a cell besides the tokenizer: JSON."""
         ...

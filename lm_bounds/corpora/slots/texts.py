@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,10 +12,13 @@ import numpy as np
 from lm_bounds.corpora import text_documents
 from lm_bounds.corpora.protocol import Tokenizer
 from lm_bounds.corpora.slots.protocol import Cell, CellTokens, malformed
-from lm_bounds.corpora.text_documents import split_pieces
+from lm_bounds.corpora.text_documents import TextPiece, split_pieces
+from lm_bounds.corpora.token_stream import IntArray
+from lm_bounds.corpora.tokenised import batches
 
 # Slots that a document of text has beyond its bytes: a tokenizer may begin it with a token of its own, and one ends it.
 EXTRA_SLOTS = 2
+_NOTHING = np.empty(0, dtype=np.int64)
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,18 @@ class Document:
     text: str
     ends: bool = True
     void: str | None = None
+
+
+def document_of_bytes(content: bytes | memoryview) -> Document:
+    """The document that some bytes are; a void one where they are no UTF-8 text.
+
+    >>> document_of_bytes(b"caf\\xe9").void
+    'not UTF-8 text (unexpected end of data)'
+    """
+    try:
+        return Document(str(content, "utf-8"))
+    except UnicodeDecodeError as error:
+        return Document("", void=f"not UTF-8 text ({error.reason})")
 
 
 @dataclass(frozen=True)
@@ -59,24 +74,36 @@ class TextReader:
         return None
 
     @property
+    def reencoded_from(self) -> None:
+        """Text has no tokens before it is read."""
+        return None
+
+    @property
     def rule(self) -> dict[str, Any]:
         """What decides the tokens besides the tokenizer."""
         return {"tokens": "text", "piece_chars": text_documents.PIECE_CHARS}
 
     def read(self, cells: Sequence[Cell]) -> list[CellTokens]:
-        """The tokens of each cell."""
-        pieces = [list(split_pieces(io.StringIO(cell.content.text, newline="\n"))) for cell in cells]
-        texts = [piece for each in pieces for piece in each]
-        ids = iter(self.tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"] if texts else [])
-        return [
-            self._tokens(cell, [token for _ in each for token in next(ids)])
-            for cell, each in zip(cells, pieces, strict=True)
-        ]
+        """The tokens of each cell; about two million characters are tokenised at a time."""
+        ids: list[list[IntArray]] = [[] for _ in cells]
+        for batch in batches(_pieces(cells)):
+            texts = [piece.text for piece in batch]
+            found = self.tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
+            for piece, each in zip(batch, found, strict=True):
+                ids[piece.document].append(np.array(each, dtype=np.int64))
+        return [self._tokens(cell, each) for cell, each in zip(cells, ids, strict=True)]
 
-    def _tokens(self, cell: Cell, ids: list[int]) -> CellTokens:
+    def _tokens(self, cell: Cell, pieces: list[IntArray]) -> CellTokens:
         document: Document = cell.content
         if document.void is not None:
             return malformed(document.void, cell.n_slots)
-        if ids and document.ends and self.end_of_text_id is not None:
-            ids.append(self.end_of_text_id)
-        return CellTokens(np.array(ids, dtype=np.int64), np.zeros(1, dtype=np.int64))
+        ids = np.concatenate([_NOTHING, *pieces])
+        if ids.size and document.ends and self.end_of_text_id is not None:
+            ids = np.append(ids, self.end_of_text_id)
+        return CellTokens(ids, np.zeros(1, dtype=np.int64))
+
+
+def _pieces(cells: Sequence[Cell]) -> Iterator[TextPiece]:
+    for number, cell in enumerate(cells):
+        for piece in split_pieces(io.StringIO(cell.content.text, newline="\n")):
+            yield TextPiece(number, piece)

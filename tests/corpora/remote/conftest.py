@@ -37,6 +37,7 @@ class Server:
         asked: path and range of every request for bytes.
         listed: paths of the requests for lists.
         tokens: the Authorization headers that came.
+        refuses_lists: status and X-Error-Code of every request for a list; None where they are answered.
         no_mark: whether ETag and Last-Modified are left out.
     """
 
@@ -48,6 +49,7 @@ class Server:
     asked: list[tuple[str, str]] = field(default_factory=list)
     listed: list[str] = field(default_factory=list)
     tokens: set[str | None] = field(default_factory=set)
+    refuses_lists: tuple[int, str] | None = None
     no_mark: bool = False
     sent_bytes: int = 0
     busy: int = 0
@@ -139,6 +141,9 @@ class Handler(BaseHTTPRequestHandler):
 
     def list_files(self, wanted: re.Match[str]) -> None:
         self.state.listed.append(self.path)
+        if self.state.refuses_lists is not None:
+            status, code = self.state.refuses_lists
+            return self.answer(status, b"", {"X-Error-Code": code})
         files = self.state.repositories.get(wanted["id"])
         if files is None or wanted["revision"] not in ("main", COMMIT, "refs%2Fpr%2F1"):
             return self.answer(404, b"", {"X-Error-Code": "RepoNotFound" if files is None else "RevisionNotFound"})

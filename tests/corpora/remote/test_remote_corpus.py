@@ -3,20 +3,31 @@
 from __future__ import annotations
 
 import struct
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from lm_bounds.corpora import CorpusSpec, check_source, corpus_spec, open_corpus, open_local, vocabulary_sha256
+from lm_bounds.corpora import (
+    CorpusSpec,
+    StoredTokens,
+    check_source,
+    corpus_spec,
+    open_corpus,
+    open_local,
+    vocabulary_sha256,
+)
 from lm_bounds.corpora.flat_tokens import megatron, opening
 from lm_bounds.corpora.registry import read_registry
+from lm_bounds.corpora.stored_files import hub_place
 from lm_bounds.errors import CorpusError
 from lm_bounds.sampling import draw_distinct_windows, draw_windows, draws_sha256
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
-ROWS = {"stored": 9, "counted": 8, "skipped": 1, "number": 2_000}
+ROWS = {"stored": 9, "counted": 8, "skipped": 1}
+N_ROWS = 2_000
 
 
 class Bytes:
@@ -40,11 +51,13 @@ def content(n_ids: int) -> bytes:
     return ids.astype("<u2").tobytes()
 
 
-def registered(**changes: Any) -> CorpusSpec:
+def registered(revision: str = "main", n_tokens: int | None = 8 * N_ROWS, **changes: Any) -> CorpusSpec:
     spec = corpus_spec("pile")
-    tokenizer = {"name": "bytes", "entries": 257, "vocabulary_sha256": vocabulary_sha256(Bytes(), 257)}
-    parameters = {**spec.parameters, "tokenizer": tokenizer, "rows": ROWS, "repository": "org/rows", **changes}
-    return CorpusSpec(**{**vars(spec), "parameters": parameters})
+    assert spec.hub is not None
+    hub = replace(spec.hub, repository="org/rows", revision=revision)
+    stored = StoredTokens("bytes", "org/bytes", 257, vocabulary_sha256(Bytes(), 257), 0)
+    parameters = {**spec.parameters, "rows": ROWS, **changes}
+    return replace(spec, hub=hub, stored_in=stored, parameters=parameters, n_tokens=n_tokens)
 
 
 def opened(spec: CorpusSpec, path: str | None, cache: Path, tokenizer: Any = None) -> Any:
@@ -55,7 +68,7 @@ def opened(spec: CorpusSpec, path: str | None, cache: Path, tokenizer: Any = Non
 @pytest.fixture
 def shards(hub: Any, tmp_path: Path) -> Path:
     """The rows, cut anywhere, on the Hub and on this machine; with files that are not theirs."""
-    folder, rows = tmp_path / "copy", content(9 * ROWS["number"] + 5)
+    folder, rows = tmp_path / "copy", content(9 * N_ROWS + 5)
     folder.mkdir()
     pieces = [rows[:13_001], rows[13_001:30_000], rows[30_000:]]
     files = {f"document-{number:05}-of-00020.bin": piece for number, piece in enumerate(pieces)}
@@ -76,22 +89,22 @@ def same(one: Any, other: Any) -> None:
 
 
 def test_a_registered_corpus_is_that_of_its_copy(hub: Any, shards: Path, tmp_path: Path) -> None:
-    spec = registered(revision="main")
+    spec = registered()
     afar, near = opened(spec, None, tmp_path / "cache"), opened(spec, str(shards), tmp_path / "cache")
-    assert afar.n_tokens == 8 * ROWS["number"]
+    assert afar.n_tokens == 8 * N_ROWS
     assert afar.source == f"hf://datasets/org/rows@{COMMIT}/document-*-of-00020.bin"
     same(afar, near)
     stored = np.frombuffer(
         b"".join(hub.repositories["org/rows"][f"document-0000{n}-of-00020.bin"] for n in range(3)), "<u2"
     )
-    rows = stored[: 9 * ROWS["number"]].reshape(-1, 9)[:, 1:]
+    rows = stored[: 9 * N_ROWS].reshape(-1, 9)[:, 1:]
     assert near.read(0, near.n_tokens).tolist() == rows.ravel().tolist()
     start, stop = near.document_bounds(np.arange(near.n_tokens))
     assert ((start // 8 == np.arange(near.n_tokens) // 8) & (stop - start <= 8)).all()
 
 
 def test_a_second_model_downloads_nothing(hub: Any, shards: Path, tmp_path: Path, monkeypatch: Any) -> None:
-    spec = registered(revision="main")
+    spec = registered()
     first = opened(spec, None, tmp_path / "cache")
     windows = draw_distinct_windows(first, 100, 5, seed=4)
     read = [first.read(start, stop).tolist() for start, stop in zip(windows.start, windows.stop, strict=True)]
@@ -103,17 +116,6 @@ def test_a_second_model_downloads_nothing(hub: Any, shards: Path, tmp_path: Path
     assert hub.asked == []
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     same(opened(spec, None, tmp_path / "cache"), second)
-
-
-def test_another_tokenizer_is_refused(shards: Path, tmp_path: Path) -> None:
-    spec = registered()
-    with pytest.raises(
-        CorpusError, match=r"'pile' is stored in the 257 tokens of bytes, and the tokenizer of this model is"
-    ):
-        opened(spec, str(shards), tmp_path / "cache", Bytes(200))
-    for corpus_id in ("pile", "fineweb_edu"):
-        with pytest.raises(CorpusError, match=rf"{corpus_id!r} is stored in the 50.{{3}} tokens of GPT"):
-            opened(corpus_spec(corpus_id), str(shards), tmp_path / "cache")
 
 
 def test_a_copy_without_all_files_is_refused(shards: Path, tmp_path: Path) -> None:
@@ -132,7 +134,7 @@ def test_a_copy_without_all_files_is_refused(shards: Path, tmp_path: Path) -> No
 
 def test_only_the_shards_of_a_corpus_are_read(hub: Any, shards: Path, tmp_path: Path) -> None:
     """Wherever they are: a README beside them would shift every row."""
-    spec = registered(revision="main")
+    spec = registered()
     same(opened(spec, "hf://datasets/org/rows@main", tmp_path / "cache"), opened(spec, str(shards), tmp_path / "cache"))
     with pytest.raises(CorpusError, match=r"README\.md is no file of this corpus, whose names fit 'document-"):
         opened(spec, str(shards / "README.md"), tmp_path / "cache")
@@ -150,11 +152,15 @@ def test_a_pointer_of_git_lfs_is_no_token_file(shards: Path, tmp_path: Path) -> 
 
 
 def test_what_is_registered() -> None:
-    pile = opening.flat_parameters("pile", corpus_spec("pile").parameters)
-    assert pile.rows is not None
-    assert pile.rows["number"] * pile.rows["counted"] == 143_000 * 1024 * 2048 == 299_892_736_000
-    assert opening.repository_place(pile).startswith("hf://datasets/EleutherAI/pile-standard-pythia-preshuffled@")
-    assert corpus_spec("fineweb_edu").parameters["end_of_text_id"] == 50_256
+    pile = corpus_spec("pile")
+    flat = opening.flat_parameters("pile", pile.parameters)
+    assert flat.rows is not None
+    assert pile.n_tokens == 143_000 * 1024 * flat.rows.counted == 299_892_736_000
+    assert pile.hub is not None
+    assert hub_place(pile.hub).startswith("hf://datasets/EleutherAI/pile-standard-pythia-preshuffled@")
+    fineweb = corpus_spec("fineweb_edu").stored_in
+    assert fineweb is not None
+    assert fineweb.end_of_text_id == 50_256
 
 
 @pytest.mark.parametrize(
@@ -162,8 +168,10 @@ def test_what_is_registered() -> None:
     [
         ({"dtype": "int8"}, "dtype must be uint16 or uint32, given 'int8'"),
         ({"rows": {"stored": 9}}, "parameter rows is malformed"),
-        ({"end_of_text_id": "0"}, "parameter end_of_text_id is malformed"),
-        ({"extra": 1}, "the parameters must be exactly repository, .*; see 'extra'"),
+        ({"rows": {**ROWS, "stored": "9"}}, "parameter rows is malformed"),
+        ({"most_tokens": "0"}, "parameter most_tokens is malformed"),
+        ({"extra": 1}, "the parameters must be exactly dtype, .*; see 'extra'"),
+        ({"n_tokens": 8 * N_ROWS + 1}, "n_tokens must be a multiple of the 8 tokens of a row, given 16001"),
         ({"rows": {**ROWS, "counted": 10}}, "rows of 9 ids cannot have 1 that are skipped and 10 that count"),
     ],
 )
