@@ -69,6 +69,7 @@ class Settings:
     Args:
         corpus_path: file, folder or URL of a ``local`` corpus, or of a copy of another one; data units of ``oas``; a
             YAML file of parameters.
+        corpus: the registered corpus that the tasks of ``local`` are run on; None for text or tokens of the user's.
         windows: certifying windows, >= 1.
         pilot: windows of the pilot in addition, >= 2; None for max(64, windows/10).
         context: scored tokens of a window; None for the smaller of 1024 and what the model allows.
@@ -89,6 +90,7 @@ class Settings:
     """
 
     corpus_path: str | None = None
+    corpus: str | None = None
     windows: int = 1000
     pilot: int | None = None
     context: int | None = None
@@ -105,6 +107,14 @@ class Settings:
     draw_seed: int = 1234
     shared_draws: int = 1
     certificates: str | None = None
+
+    def corpus_of(self, task_corpus: str) -> str:
+        """The corpus that a task is run on, given that of its file.
+
+        >>> Settings(corpus="tales").corpus_of("local"), Settings(corpus="tales").corpus_of("pile")
+        ('tales', 'pile')
+        """
+        return self.corpus if self.corpus is not None and task_corpus == "local" else task_corpus
 
     @property
     def replacement(self) -> bool:
@@ -134,6 +144,7 @@ class Settings:
 
 _PARSERS: dict[str, Callable[[str, Any], Any]] = {
     "corpus_path": _text,
+    "corpus": _text,
     "windows": _whole(1),
     "pilot": _whole(2),
     "context": _whole(1),

@@ -53,6 +53,7 @@ ALLOWED: list[tuple[str, Any, Any]] = [
 ]
 REFUSED: list[tuple[str, Any, str]] = [
     ("corpus_path", "", "corpus_path must not be empty"),
+    ("corpus", " ", "corpus must not be empty"),
     ("corpus_path", "  ", "corpus_path must not be empty"),
     ("windows", 0, "windows must be a whole number of at least 1, 0 was given"),
     ("windows", -5, "at least 1, -5 was given"),
@@ -120,6 +121,7 @@ def test_none_stands_for_the_default(key: str) -> None:
 def test_defaults_are_those_that_are_documented() -> None:
     assert Settings().to_dict() == {
         "corpus_path": None,
+        "corpus": None,
         "windows": 1000,
         "pilot": None,
         "context": None,
@@ -175,8 +177,8 @@ def test_keys_of_others_are_left_alone() -> None:
     [
         ("lm_bounds.windws", "did you mean 'lm_bounds.windows'?"),
         ("lm_bounds.Method", "did you mean 'lm_bounds.method'?"),
-        ("lm_bounds.pretrained", "use one of corpus_path, windows,"),
-        ("lm_bounds.", "use one of corpus_path, windows,"),
+        ("lm_bounds.pretrained", "use one of corpus_path, corpus, windows,"),
+        ("lm_bounds.", "use one of corpus_path, corpus, windows,"),
     ],
 )
 def test_a_prefixed_key_that_does_not_exist_is_refused(key: str, hint: str) -> None:

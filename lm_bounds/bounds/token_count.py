@@ -162,4 +162,4 @@ class TokenCount:
 
     def to_dict(self) -> dict[str, Any]:
         """Every number, JSON types only."""
-        return {**asdict(self), "shares": dict(self.shares)}
+        return {**asdict(self), "shares": dict(sorted(self.shares.items(), key=lambda share: int(share[0])))}

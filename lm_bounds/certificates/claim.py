@@ -26,7 +26,10 @@ _PROBES = (
     "The corpus is identified by its length and by stretches of it: the claim holds if the rest was fixed before the "
     "draws as well. "
 )
-_ENCODED_AGAIN = "Its tokens are the model's own, made from the text that the stored tokens of another tokenizer are. "
+_ENCODED_AGAIN = (
+    "The corpus is stored in the tokens of another tokenizer: what is bounded are those of the model's tokenizer, made "
+    "from the same text. "
+)
 _RELATIVE = (
     "The size of the weights is relative to those of {name} (weights {sha256:.12}): the claim holds if these were "
     "fixed before the corpus was seen. "

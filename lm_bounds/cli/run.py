@@ -15,6 +15,7 @@ def _metadata_options(command: Any) -> Any:
         click.option(
             "--corpus_path", "--corpus-path", help="Text, .jsonl, tokens, data units, a folder or URL of them, or YAML."
         ),
+        click.option("--corpus", metavar="ID", help="Registered corpus on which the tasks local_... are run."),
         click.option("--windows", type=int, help="Certifying windows.  [default: 1000]"),
         click.option("--pilot", type=int, help="Windows of the pilot.  [default: max(64, windows/10)]"),
         click.option("--context", type=int, help="Scored tokens of a window.  [default: min(1024, model's)]"),

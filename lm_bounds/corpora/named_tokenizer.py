@@ -41,7 +41,7 @@ def stored_tokenizer(stored: StoredTokens, folder: Path | None) -> Any:
     try:
         found = named_tokenizer(stored.tokenizer) if file is None or not file.is_file() else _of_file(file)
     except CorpusError as error:
-        raise CorpusError(f"{error}; {cure}, or unset HF_HUB_OFFLINE") from error
+        raise CorpusError(f"{error}; {cure}{_offline()}") from error
     place = stored.tokenizer if file is None or not file.is_file() else str(file)
     if not is_stored_in(found, stored):
         raise CorpusError(f"the tokenizer of {place} has other entries than {stored.name}; {cure}")
@@ -62,5 +62,12 @@ def _of_file(file: Path) -> Any:
         raise CorpusError(f"no tokenizer could be loaded from {str(file)!r}: {_first_line(error)}") from error
 
 
+def _offline() -> str:
+    """What else may help where the Hub must not be asked."""
+    from huggingface_hub import constants
+
+    return ", or unset HF_HUB_OFFLINE" if constants.HF_HUB_OFFLINE else ""
+
+
 def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0]
+    return str(error).strip().partition("\n")[0].removesuffix(".")

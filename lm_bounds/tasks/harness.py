@@ -161,7 +161,8 @@ def _check(parsed: argparse.Namespace) -> None:
     model_args = parsed.model_args or {}
     check_unknown_keys(parsed.metadata, ())
     settings = parse_settings({**model_args, **parsed.metadata})
-    for corpus_id in sorted({found for name in set(parsed.tasks) & set(task_names()) for found in task_corpora(name)}):
+    ours = set(parsed.tasks) & set(task_names())
+    for corpus_id in sorted({settings.corpus_of(found) for name in ours for found in task_corpora(name)}):
         check_settings(settings, corpus_id)
     if parsed.limit is not None and not parsed.limit > 0:
         raise UsageError(f"--limit must be above 0, {parsed.limit:g} was given")

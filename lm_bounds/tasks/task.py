@@ -11,6 +11,7 @@ from lm_eval.api.task import Task
 from lm_eval.config.task import TaskConfig
 from lm_eval.filters import build_filter_ensemble
 
+from lm_bounds.corpora import corpus_spec
 from lm_bounds.errors import UsageError
 from lm_bounds.settings import parse_settings
 from lm_bounds.tasks.request import REQUEST_TYPE, Observation, attach, shared_run
@@ -27,6 +28,18 @@ _REFUSED = {
 }
 
 
+def _check_metric(corpus_id: str, metric: str) -> None:
+    """Refuses a metric that a corpus does not offer.
+
+    Raises:
+        UsageError: naming those that it offers, or there is no such corpus.
+    """
+    offered = corpus_spec(corpus_id).metrics
+    if metric not in offered:
+        tasks = ",".join(f"local_{each}_bound" for each in offered)
+        raise UsageError(f"corpus {corpus_id!r} has no bound of {metric}: run --tasks {tasks}")
+
+
 class BoundTask(Task):
     """A generalization bound of one metric on one corpus, as an lm-eval task.
 
@@ -34,7 +47,11 @@ class BoundTask(Task):
     language model's ``token_statistics`` requests, which see all tasks of a run together.
 
     Args:
-        config: of the YAML file: ``task``, ``corpus``, ``metric`` and the run's ``metadata``.
+        config: of the YAML file: ``task``, ``corpus``, ``metric`` and the run's ``metadata``, whose ``corpus`` is the
+            corpus of the tasks of ``local``.
+
+    Raises:
+        UsageError: for a setting that is not allowed, or a corpus that is not registered or has no such metric.
     """
 
     VERSION = 1.0
@@ -42,9 +59,12 @@ class BoundTask(Task):
 
     def __init__(self, config: Mapping[str, Any]) -> None:
         # Task.__init__ would put the whole mapping into TaskConfig's first field
-        self.corpus_id, self.metric = str(config["corpus"]), str(config["metric"])
+        self.metric = str(config["metric"])
         self.metadata = dict(config.get("metadata") or {})
         self.settings = parse_settings(self.metadata)
+        self.corpus_id = self.settings.corpus_of(str(config["corpus"]))
+        if self.settings.corpus == self.corpus_id:
+            _check_metric(self.corpus_id, self.metric)
         self._config = TaskConfig(
             task=config["task"],
             metadata=self.metadata,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -10,9 +9,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lm_bounds.corpora.byte_source import ByteRange, LocalBytes
-from lm_bounds.corpora.slots.lines import files_identity, sizes_sha256
+from lm_bounds.corpora.byte_source import ByteRange
 from lm_bounds.corpora.slots.protocol import Cell
+from lm_bounds.corpora.slots.stored_cells import StoredCells, sizes_sha256
 from lm_bounds.corpora.slots.texts import EXTRA_SLOTS, Document, document_of_bytes
 from lm_bounds.corpora.text_columns import ArrowColumn, Strings
 from lm_bounds.corpora.token_stream import IntArray
@@ -26,17 +25,14 @@ class _Batch(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class ArrowRows:
+class ArrowRows(StoredCells):
     """Rows of .arrow files: each has the slots of its UTF-8 bytes and ``EXTRA_SLOTS`` more, and none is nobody's.
 
     Args:
-        stored: the files, on this machine.
-        order: their numbers, in the order in which they follow each other.
+        stored, order: the files, on this machine; see ``StoredCells``.
         column: name of the column.
     """
 
-    stored: LocalBytes
-    order: Sequence[int]
     column: str
 
     @cached_property
@@ -47,30 +43,15 @@ class ArrowRows:
     def _batches(self) -> list[_Batch]:
         return [_Batch(part, number) for part, column in enumerate(self._columns) for number in range(len(column))]
 
-    @cached_property
-    def _starts(self) -> IntArray:
+    def part_slots(self) -> IntArray:
+        """Those of the record batches, from the offsets of their strings."""
         sizes = [_edges(self._columns[batch.part].rows(batch.number))[-1] for batch in self._batches]
-        return np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])
-
-    @property
-    def number(self) -> int:
-        """How many slots there are."""
-        return int(self._starts[-1])
-
-    @property
-    def source(self) -> str:
-        """Where the files are."""
-        return self.stored.source
+        return np.array(sizes, dtype=np.int64)
 
     @property
     def rule(self) -> dict[str, Any]:
         """How files are cut into cells, and the slots of the record batches."""
-        return {"cells": "arrow", "column": self.column, "slots": sizes_sha256(np.diff(self._starts))}
-
-    @property
-    def identity(self) -> str:
-        """What would be another if a file were changed."""
-        return files_identity(self.stored, self.order)
+        return {"cells": "arrow", "column": self.column, "slots": sizes_sha256(np.diff(self.starts))}
 
     def at(self, slot: IntArray) -> list[Cell]:
         """The document of each slot; see ``Cells``.
@@ -78,8 +59,7 @@ class ArrowRows:
         Raises:
             CorpusError: the files cannot be read, or one was changed.
         """
-        of_batch = np.searchsorted(self._starts, slot, side="right") - 1
-        numbers, firsts = np.unique(of_batch, return_index=True)
+        numbers, firsts = np.unique(self.part_of(slot), return_index=True)
         parts = {self._batches[number].part for number in numbers.tolist()}
         self.stored.read_many([ByteRange(self.order[part], 0, 0) for part in parts])  # each is what was opened
         found: list[Cell] = []
@@ -88,8 +68,8 @@ class ArrowRows:
             strings = self._columns[batch.part].rows(batch.number)
             edges = _edges(strings)
             where = f"{self._columns[batch.part].place}, record batch {batch.number}"
-            for row in (np.searchsorted(edges, slots - self._starts[number], side="right") - 1).tolist():
-                base = int(self._starts[number] + edges[row])
+            for row in (np.searchsorted(edges, slots - self.starts[number], side="right") - 1).tolist():
+                base = int(self.starts[number] + edges[row])
                 if found and found[-1].base == base:
                     found.append(found[-1])
                 else:

@@ -15,7 +15,7 @@ from typing import Literal
 import numpy as np
 
 from lm_bounds.bounds import TokenCount
-from lm_bounds.corpora.slots.counting import Counted, counted
+from lm_bounds.corpora.slots.counting import Counted, Counting, counted
 from lm_bounds.corpora.slots.protocol import Cell, CellReader, Cells, CellTokens, malformed
 from lm_bounds.corpora.token_stream import IntArray, find_document_starts
 from lm_bounds.errors import CorpusError, UsageError
@@ -111,7 +111,9 @@ class SlotCorpus:
 
     @cached_property
     def _counted(self) -> Counted:
-        found = counted(self)
+        tokens = [self.tokenizer_sha256, self.end_of_text_id]
+        counting = Counting(self.cells, self.reader, self.n_counted, self.declared, tokens)
+        found = counted(counting, self.read_cells, self.cache_dir)
         count = found.count
         if not count.at_least(SHOWN_FAILURE_PROB):
             raise CorpusError(

@@ -10,20 +10,20 @@ import hashlib
 import json
 import logging
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from lm_bounds.bounds import SHARE_GRID, TokenCount
+from lm_bounds.corpora.slots.protocol import Cell, CellReader, Cells, CellTokens
+from lm_bounds.corpora.token_stream import IntArray
 from lm_bounds.corpora.tokenised import cache_error, tokenizer_software
 from lm_bounds.errors import UsageError
 from lm_bounds.home import write_atomically
 from lm_bounds.sampling import stream_seed, uniform_indices
-
-if TYPE_CHECKING:
-    from lm_bounds.corpora.slots.corpus import SlotCorpus
 
 _LOG = logging.getLogger(__name__)
 _BATCH_SLOTS = 256
@@ -42,19 +42,51 @@ class Counted:
     sha256: str
 
 
-def counted(corpus: SlotCorpus) -> Counted:
-    """What is at ``corpus.n_counted`` slots; kept in the cache folder, so that a corpus is counted once.
+@dataclass(frozen=True)
+class Counting:
+    """What is to be counted, and how.
+
+    Args:
+        cells: where the tokens are.
+        reader: what they are.
+        drawn: slots that are drawn.
+        declared: see ``TokenCount``.
+        tokens: what else decides which tokens a cell has, and where documents end: JSON.
+    """
+
+    cells: Cells
+    reader: CellReader
+    drawn: int
+    declared: int | None
+    tokens: list[Any]
+
+    @property
+    def key(self) -> str:
+        """Under which it is kept."""
+        rules = [self.cells.rule, self.cells.identity, self.reader.rule, self.tokens, self.drawn, self.declared]
+        key = ["lm-bounds/count/1", *rules, tokenizer_software()]
+        return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
+
+
+ReadCells = Callable[[IntArray], list[tuple[Cell, CellTokens]]]
+
+
+def counted(counting: Counting, read_cells: ReadCells, cache_dir: Path) -> Counted:
+    """What is at the slots that are drawn; kept in the cache folder, so that a corpus is counted once.
+
+    Args:
+        counting: what is to be counted.
+        read_cells: gives the cells of slots in increasing order, and their tokens.
+        cache_dir: folder of the cache.
 
     Raises:
         CorpusError: the files cannot be read, or the cache cannot be written.
     """
-    rules = [corpus.cells.rule, corpus.cells.identity, corpus.reader.rule, corpus.tokenizer_sha256]
-    key = ["lm-bounds/count/1", *rules, corpus.end_of_text_id, corpus.n_counted, corpus.declared, tokenizer_software()]
-    path = corpus.cache_dir / "counts" / f"{hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()}.json"
+    path = cache_dir / "counts" / f"{counting.key}.json"
     kept = _read(path)
     if kept is not None:
         return kept
-    found = _count(corpus)
+    found = _count(counting, read_cells)
     try:
         write_atomically(path, json.dumps({"count": found.count.to_dict(), "sha256": found.sha256}).encode())
     except OSError as error:
@@ -73,15 +105,15 @@ def _read(path: Path) -> Counted | None:
         return None
 
 
-def _count(corpus: SlotCorpus) -> Counted:
-    per_token, row_tokens = corpus.reader.per_token, corpus.reader.row_tokens or 0
-    slots = np.sort(uniform_indices(corpus.n_counted, corpus.number, stream_seed("corpus", "count", corpus.cells.rule)))
+def _count(counting: Counting, read_cells: ReadCells) -> Counted:
+    cells, per_token, row_tokens = counting.cells, counting.reader.per_token, counting.reader.row_tokens or 0
+    slots = np.sort(uniform_indices(counting.drawn, cells.number, stream_seed("corpus", "count", cells.rule)))
     shares: Counter[str] = Counter()
     n_void, n_rows, n_void_rows = 0, 0, 0
     digest = hashlib.sha256()
     for first in range(0, slots.size, _BATCH_SLOTS):
         part = slots[first : first + _BATCH_SLOTS]
-        for slot, (cell, tokens) in zip(part.tolist(), corpus.read_cells(part), strict=True):
+        for slot, (cell, tokens) in zip(part.tolist(), read_cells(part), strict=True):
             owned = per_token * tokens.ids.size
             shares[str(owned * SHARE_GRID // cell.n_slots)] += 1
             n_void += tokens.void is not None
@@ -92,7 +124,7 @@ def _count(corpus: SlotCorpus) -> Counted:
             digest.update(tokens.ids.astype("<i8").tobytes())
             digest.update(tokens.starts.astype("<i8").tobytes())
     count = TokenCount(
-        slots=corpus.number,
+        slots=cells.number,
         per_token=per_token,
         row_tokens=row_tokens,
         drawn=int(slots.size),
@@ -100,6 +132,6 @@ def _count(corpus: SlotCorpus) -> Counted:
         void=n_void,
         rows=n_rows,
         void_rows=n_void_rows,
-        declared=corpus.declared,
+        declared=counting.declared,
     )
     return Counted(count, digest.hexdigest())

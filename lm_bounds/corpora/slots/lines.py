@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
-import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -15,6 +12,7 @@ import numpy as np
 from lm_bounds.corpora.byte_source import LARGEST_POINTER_BYTES, ByteRange, ByteSource, refuse_pointer
 from lm_bounds.corpora.byte_source.block_cache import BLOCK_BYTES
 from lm_bounds.corpora.slots.protocol import Cell
+from lm_bounds.corpora.slots.stored_cells import StoredCells, sizes_sha256
 from lm_bounds.corpora.token_stream import IntArray
 from lm_bounds.errors import CorpusError
 
@@ -54,7 +52,7 @@ class _Piece:
 
 
 @dataclass(frozen=True, eq=False)
-class LineCells:
+class LineCells(StoredCells):
     """Lines of files.
 
     A line is what stands between the ends of two lines, without its own end; the end is a slot of the line. A last line
@@ -62,39 +60,20 @@ class LineCells:
     is never read as a whole. A line takes one read, and another one where it crosses a multiple of 64 KiB.
 
     Args:
-        stored: the bytes of the files.
-        order: their numbers, in the order in which they follow each other.
+        stored, order: the files, see ``StoredCells``.
         content_of: what the reader is given of the bytes of a line.
     """
 
-    stored: ByteSource
-    order: Sequence[int]
     content_of: Callable[[bytes], Any]
 
-    @cached_property
-    def _starts(self) -> IntArray:
-        sizes = [self.stored.files[number].n_bytes for number in self.order]
-        return np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])
-
-    @property
-    def number(self) -> int:
-        """How many slots there are: the bytes of the files."""
-        return int(self._starts[-1])
-
-    @property
-    def source(self) -> str:
-        """Where the files are, at which commit."""
-        return self.stored.source
+    def part_slots(self) -> IntArray:
+        """A byte is a slot."""
+        return self.file_bytes
 
     @property
     def rule(self) -> dict[str, Any]:
         """How files are cut into cells, and their sizes."""
-        return {"cells": "lines", "bytes": sizes_sha256(np.diff(self._starts))}
-
-    @property
-    def identity(self) -> str:
-        """What would be another if a file were changed."""
-        return files_identity(self.stored, self.order)
+        return {"cells": "lines", "bytes": sizes_sha256(self.file_bytes)}
 
     def at(self, slot: IntArray) -> list[Cell]:
         """The line of each byte; see ``Cells``.
@@ -181,8 +160,8 @@ class LineCells:
 
     def _file_of(self, slot: int) -> tuple[int, int, int]:
         """Which file in their order holds a slot, the slot that it begins with, and the one after its last one."""
-        part = int(np.searchsorted(self._starts, slot, side="right")) - 1
-        return part, int(self._starts[part]), int(self._starts[part + 1])
+        part = int(np.searchsorted(self.starts, slot, side="right")) - 1
+        return part, int(self.starts[part]), int(self.starts[part + 1])
 
     def _read(self, spans: Sequence[tuple[int, int]]) -> Iterator[bytes]:
         """The bytes of spans of slots, none of which goes on in another file; not too many of them at once."""
@@ -232,13 +211,3 @@ def check_line_files(source: ByteSource) -> None:
     heads = source.read_many([ByteRange(number, 0, source.files[number].n_bytes) for number in small])
     for number, head in zip(small, heads, strict=True):
         refuse_pointer(source.files[number], head)
-
-
-def sizes_sha256(sizes: IntArray) -> str:
-    """Hash of numbers of slots, in their order."""
-    return hashlib.sha256(np.asarray(sizes).astype("<i8").tobytes()).hexdigest()
-
-
-def files_identity(source: ByteSource, order: Sequence[int]) -> str:
-    """What would be another if one of some files were changed."""
-    return hashlib.sha256(json.dumps([source.files[number].identity for number in order]).encode()).hexdigest()

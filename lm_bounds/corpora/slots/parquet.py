@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
-from lm_bounds.corpora.byte_source import ByteSource
-from lm_bounds.corpora.slots.lines import files_identity, sizes_sha256
 from lm_bounds.corpora.slots.protocol import Cell
+from lm_bounds.corpora.slots.stored_cells import StoredCells, sizes_sha256
 from lm_bounds.corpora.slots.texts import EXTRA_SLOTS, Document, document_of_bytes
 from lm_bounds.corpora.text_columns import ParquetColumn, RowGroup, Strings
 from lm_bounds.corpora.token_stream import IntArray
@@ -21,7 +20,7 @@ _DIGEST_BYTES = 16
 
 
 @dataclass(frozen=True, eq=False)
-class ParquetRows:
+class ParquetRows(StoredCells):
     """Rows of parquet files.
 
     A row group of r rows whose column has s bytes before compression (both from the footer) has s + ``EXTRA_SLOTS`` r
@@ -34,43 +33,24 @@ class ParquetRows:
     the last documents may have no room: they are not in the corpus, and the rest of the slots is said to be malformed.
 
     Args:
-        stored: the bytes of the files.
-        order: their numbers, in the order in which they follow each other.
+        stored, order: the files, see ``StoredCells``.
         column: name of the column.
     """
 
-    stored: ByteSource
-    order: Sequence[int]
     column: str
 
     @cached_property
     def _read(self) -> ParquetColumn:
         return ParquetColumn(self.stored, self.order, self.column)
 
-    @cached_property
-    def _starts(self) -> IntArray:
-        sizes = [group.n_bytes + EXTRA_SLOTS * group.n_rows for group in self._read.groups]
-        return np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])
-
-    @property
-    def number(self) -> int:
-        """How many slots there are, from the footers."""
-        return int(self._starts[-1])
-
-    @property
-    def source(self) -> str:
-        """Where the files are, at which commit."""
-        return self.stored.source
+    def part_slots(self) -> IntArray:
+        """Those of the row groups, from the footers."""
+        return np.array([group.n_bytes + EXTRA_SLOTS * group.n_rows for group in self._read.groups], dtype=np.int64)
 
     @property
     def rule(self) -> dict[str, Any]:
         """How files are cut into cells, and the slots of the row groups."""
-        return {"cells": "parquet", "column": self.column, "slots": sizes_sha256(np.diff(self._starts))}
-
-    @property
-    def identity(self) -> str:
-        """What would be another if a file were changed."""
-        return files_identity(self.stored, self.order)
+        return {"cells": "parquet", "column": self.column, "slots": sizes_sha256(self.part_slots())}
 
     def at(self, slot: IntArray) -> list[Cell]:
         """The document of each slot; see ``Cells``. Each row group is read once, as far as its last slot.
@@ -78,13 +58,12 @@ class ParquetRows:
         Raises:
             CorpusError: the files cannot be read.
         """
-        of_group = np.searchsorted(self._starts, slot, side="right") - 1
-        numbers, firsts = np.unique(of_group, return_index=True)
+        numbers, firsts = np.unique(self.part_of(slot), return_index=True)
         wanted = np.split(slot, firsts[1:])
         found: list[Cell] = []
         contents = self._read.fetched([self._read.groups[number] for number in numbers.tolist()])
         for number, slots, (group, content) in zip(numbers.tolist(), wanted, contents, strict=True):
-            base, stop = int(self._starts[number]), int(self._starts[number + 1])
+            base, stop = int(self.starts[number]), int(self.starts[number + 1])
             cells = self._cells(group, content, base, stop)
             cell = next(cells)
             for each in slots.tolist():

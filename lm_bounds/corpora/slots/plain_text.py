@@ -6,16 +6,12 @@ bytes and ``EXTRA_SLOTS`` more, so that the slots of a file follow from its size
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, NamedTuple
 
-import numpy as np
-
-from lm_bounds.corpora.byte_source import ByteRange, ByteSource
-from lm_bounds.corpora.slots.lines import files_identity, sizes_sha256
+from lm_bounds.corpora.byte_source import ByteRange
 from lm_bounds.corpora.slots.protocol import Cell
+from lm_bounds.corpora.slots.stored_cells import StoredCells, sizes_sha256
 from lm_bounds.corpora.slots.texts import EXTRA_SLOTS, Document
 from lm_bounds.corpora.text_documents import decode_text
 from lm_bounds.corpora.token_stream import IntArray
@@ -34,7 +30,7 @@ class _Cut(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class PlainText:
+class PlainText(StoredCells):
     """Files of UTF-8 text.
 
     Piece k of a file of n bytes, 0 <= k < n/P with P = ``PIECE_BYTES``, starts at the first line that starts in
@@ -43,41 +39,17 @@ class PlainText:
     and the one that ends with the file ends the document. Its slots start at k ``EXTRA_SLOTS`` more than its bytes.
 
     Args:
-        stored: the bytes of the files.
-        order: their numbers, in the order in which they follow each other.
+        stored, order: the files, see ``StoredCells``.
     """
 
-    stored: ByteSource
-    order: Sequence[int]
-
-    @cached_property
-    def _sizes(self) -> IntArray:
-        return np.array([self.stored.files[number].n_bytes for number in self.order], dtype=np.int64)
-
-    @cached_property
-    def _starts(self) -> IntArray:
-        pieces = -(-self._sizes // PIECE_BYTES)
-        return np.concatenate([[0], np.cumsum(self._sizes + EXTRA_SLOTS * pieces)])
-
-    @property
-    def number(self) -> int:
-        """How many slots there are: the bytes of the files, and ``EXTRA_SLOTS`` for each piece."""
-        return int(self._starts[-1])
-
-    @property
-    def source(self) -> str:
-        """Where the files are, at which commit."""
-        return self.stored.source
+    def part_slots(self) -> IntArray:
+        """The bytes of the files, and ``EXTRA_SLOTS`` for each piece."""
+        return self.file_bytes + EXTRA_SLOTS * -(-self.file_bytes // PIECE_BYTES)
 
     @property
     def rule(self) -> dict[str, Any]:
         """How files are cut into cells, and their sizes."""
-        return {"cells": "text", "piece_bytes": PIECE_BYTES, "bytes": sizes_sha256(self._sizes)}
-
-    @property
-    def identity(self) -> str:
-        """What would be another if a file were changed."""
-        return files_identity(self.stored, self.order)
+        return {"cells": "text", "piece_bytes": PIECE_BYTES, "bytes": sizes_sha256(self.file_bytes)}
 
     def at(self, slot: IntArray) -> list[Cell]:
         """The piece of each slot; see ``Cells``.
@@ -85,8 +57,8 @@ class PlainText:
         Raises:
             CorpusError: the files cannot be read, or are no UTF-8 text.
         """
-        parts = np.searchsorted(self._starts, slot, side="right") - 1
-        within = (slot - self._starts[parts]).tolist()
+        parts = self.part_of(slot)
+        within = (slot - self.starts[parts]).tolist()
         guesses = [_Cut(int(part), at // (PIECE_BYTES + EXTRA_SLOTS)) for part, at in zip(parts, within, strict=True)]
         cuts = self._cuts({_Cut(cut.part, cut.number + step) for cut in guesses for step in (-1, 0, 1)})
         # Slot number k (P + EXTRA_SLOTS) of a file is in piece k or in the one before: the cut lies in [k P, (k+1) P).
@@ -107,8 +79,8 @@ class PlainText:
     def _cell(self, cut: _Cut, start: int, stop: int, content: bytes) -> Cell:
         place = self.stored.files[self.order[cut.part]].place
         text = decode_text(content, place, is_start=start == 0)
-        base = int(self._starts[cut.part]) + start + EXTRA_SLOTS * cut.number
-        document = Document(text, ends=stop == self._sizes[cut.part])
+        base = int(self.starts[cut.part]) + start + EXTRA_SLOTS * cut.number
+        document = Document(text, ends=stop == self.file_bytes[cut.part])
         return Cell(base, stop - start + EXTRA_SLOTS, document, f"{place}, byte {start}")
 
     def _cuts(self, wanted: set[_Cut]) -> dict[_Cut, int]:
@@ -117,8 +89,8 @@ class PlainText:
         for cut in wanted:
             if cut.number <= 0:
                 cuts[cut] = 0
-            elif cut.number * PIECE_BYTES >= self._sizes[cut.part]:
-                cuts[cut] = int(self._sizes[cut.part])
+            elif cut.number * PIECE_BYTES >= self.file_bytes[cut.part]:
+                cuts[cut] = int(self.file_bytes[cut.part])
         pending, look = sorted(wanted - set(cuts)), _FIRST_LOOK
         while pending:
             ranges = [self._looked_at(cut, look) for cut in pending]
@@ -134,12 +106,12 @@ class PlainText:
     def _looked_at(self, cut: _Cut, look: int) -> ByteRange:
         """Where the newline before a cut may be, so that the line after it has a byte."""
         start = cut.number * PIECE_BYTES
-        stop = min(start + min(look, PIECE_BYTES), int(self._sizes[cut.part]))
+        stop = min(start + min(look, PIECE_BYTES), int(self.file_bytes[cut.part]))
         return ByteRange(self.order[cut.part], start - 1, stop - 1)
 
     def _first_character(self, cut: _Cut) -> int:
         """The first byte from the multiple of ``PIECE_BYTES`` on that starts a character."""
-        start, size = cut.number * PIECE_BYTES, int(self._sizes[cut.part])
+        start, size = cut.number * PIECE_BYTES, int(self.file_bytes[cut.part])
         [text] = self.stored.read_many([ByteRange(self.order[cut.part], start, min(start + _MOST_CHAR_BYTES, size))])
         starts = [place for place, byte in enumerate(text) if byte & 0xC0 != 0x80]
         return start + (starts[0] if starts else len(text))

@@ -11,8 +11,8 @@ import numpy as np
 
 from lm_bounds.corpora.flat_tokens.stream import TokenSequence
 from lm_bounds.corpora.protocol import Tokenizer
-from lm_bounds.corpora.slots.lines import files_identity
 from lm_bounds.corpora.slots.protocol import Cell, CellReader, CellTokens, malformed
+from lm_bounds.corpora.slots.stored_cells import files_identity
 from lm_bounds.corpora.token_stream import IntArray
 
 # Slots of each stored id in files of ids: the text of so few bytes as an id stands for has hardly ever more tokens.
