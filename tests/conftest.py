@@ -269,7 +269,7 @@ def invented_slots(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Sl
 
     def make(sizes: Any, tokens: Any, per_token: int = 1, row_tokens: int | None = None, **others: Any) -> SlotCorpus:
         reader = InventedReader(tuple(tokens), per_token, row_tokens)
-        given = {"end_of_text_id": 256, "n_ids": VOCABULARY, "n_counted": 1000, **others}
+        given = {"end_of_text_id": 256, "n_ids": VOCABULARY, **others}
         folder = tmp_path_factory.mktemp("counts")
         return SlotCorpus("local", InventedCells(tuple(sizes)), reader, "e" * 64, cache_dir=folder, **given)
 

@@ -18,6 +18,7 @@ from lm_bounds.settings import KEYS, Settings, check_unknown_keys, edit_distance
 ALLOWED: list[tuple[str, Any, Any]] = [
     ("corpus_path", "book.txt", "book.txt"),
     ("corpus_path", 7, "7"),
+    ("corpus", "tales", "tales"),
     ("windows", 1, 1),
     ("windows", 1e4, 10000),
     ("pilot", 2, 2),

@@ -33,7 +33,7 @@ from lm_bounds.bounds.statistics import (
     window_means,
     window_sums,
 )
-from lm_bounds.bounds.token_count import SHARE_GRID, TokenCount, mean_lower, proportion_upper
+from lm_bounds.bounds.token_count import SHARE_GRID, TokenCount, counted_slots, mean_lower, proportion_upper
 from lm_bounds.bounds.upper import (
     bernstein_upper,
     chernoff_kl_upper,
@@ -77,6 +77,7 @@ __all__ = [
     "chernoff_kl_upper",
     "choose_method",
     "complexity_rate",
+    "counted_slots",
     "freedman_bound",
     "hoeffding_upper",
     "kl_inf_upper",

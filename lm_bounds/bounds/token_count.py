@@ -13,6 +13,8 @@ import numpy.typing as npt
 from lm_bounds.errors import UsageError
 
 SHARE_GRID = 1 << 10
+# Slots that are drawn: a byte of a document is one, the ids of a row are quick to look at and have two each.
+_DRAWN, _DRAWN_OF_ROWS = 1 << 10, 1 << 12
 # Stakes of the bets, each the part of the capital that a bet puts at risk; their mean pays ln 12 for the best of them.
 _STAKES = 2.0 ** (-np.arange(12) / 2)
 _BISECTIONS = 60
@@ -95,6 +97,32 @@ def proportion_upper(successes: int, trials: int, failure_prob: float) -> float:
     return high
 
 
+def _chernoff(n: int, p: float, room: float, *, fewer: bool) -> float:
+    """The smallest (``fewer``) or largest N with N kl(n/N, p) <= room."""
+
+    def excess(total: float) -> float:
+        q = min(1.0, n / total)
+        first = q * math.log(q / p) if q > 0.0 else 0.0
+        return total * (first + ((1.0 - q) * math.log((1.0 - q) / (1.0 - p)) if q < 1.0 else 0.0)) - room
+
+    p = min(max(p, 1e-12), 1.0 - 1e-12)
+    expected = max(n, 1) / p
+    inside, outside = expected, float(max(n, 1)) if fewer else 2.0 * expected
+    while not fewer and excess(outside) <= 0.0:
+        outside *= 2.0
+    if fewer and excess(outside) <= 0.0:
+        return outside
+    for _ in range(_BISECTIONS):
+        middle = (inside + outside) / 2
+        inside, outside = (middle, outside) if excess(middle) <= 0.0 else (inside, middle)
+    return outside
+
+
+def counted_slots(is_rows: bool) -> int:
+    """How many slots are drawn to count the tokens of a corpus."""
+    return _DRAWN_OF_ROWS if is_rows else _DRAWN
+
+
 @dataclass(frozen=True)
 class TokenCount:
     """What a fixed number of slots showed, drawn uniformly from a stream of their own.
@@ -134,6 +162,8 @@ class TokenCount:
             raise UsageError("the number of tokens was estimated from numbers that are no counts")
         if sum(self.shares.values()) != self.drawn or any(not 0 <= int(k) <= SHARE_GRID for k in self.shares):
             raise UsageError("the shares that the number of tokens was estimated from do not add up")
+        if not self.void_rows <= min(self.rows, self.void) or max(self.rows, self.void) > self.drawn:
+            raise UsageError("more rows or malformed ones were found than places were drawn")
         if self.declared is not None and (type(self.declared) is not int or self.declared < 1 or self.rows < 1):
             raise UsageError("a declared number of tokens must be a whole number, and rows must have been looked at")
 
@@ -149,6 +179,19 @@ class TokenCount:
         if self.declared is not None:
             found = min(found, self.declared * (1 - proportion_upper(self.void_rows, self.rows, failure_prob)))
         return math.floor(found * (1 - 1e-12))
+
+    def attempts(self, n: int, failure_prob: float) -> tuple[float, float]:
+        """How many slots have to be drawn for n tokens, at least and at most, but for three times this probability.
+
+        With the share p of slots that are tokens' in [p_low, p_high] by ``mean_lower`` of the shares r, and of 1 - r, N
+        slots hold binomially many; by Chernoff's bound n of them take no more than the largest N, and no fewer than the
+        smallest one, with N kl(n/N, p) <= ln(1/failure_prob).
+        """
+        values, counts = self._values()
+        low = mean_lower(values, counts, failure_prob)
+        high = 1.0 - mean_lower(np.maximum(0.0, 1.0 - values - 1 / SHARE_GRID), counts, failure_prob)
+        room = -math.log(failure_prob)
+        return _chernoff(n, high, room, fewer=True), math.inf if low <= 0.0 else _chernoff(n, low, room, fewer=False)
 
     @property
     def mean_share(self) -> float:

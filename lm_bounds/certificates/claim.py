@@ -30,6 +30,10 @@ _ENCODED_AGAIN = (
     "The corpus is stored in the tokens of another tokenizer: what is bounded are those of the model's tokenizer, made "
     "from the same text. "
 )
+_BY_PLACES = (
+    "The corpus is identified by the sizes of its files and by the places at which its tokens were counted: the claim "
+    "holds if it was fixed before that, and if the places that were passed over when tokens were drawn hold none. "
+)
 _RELATIVE = (
     "The size of the weights is relative to those of {name} (weights {sha256:.12}): the claim holds if these were "
     "fixed before the corpus was seen. "
@@ -63,8 +67,10 @@ def claim_sentence(fields: Mapping[str, Any]) -> str:
     prior = fields["complexity"].get("prior")
     relative = "" if prior is None else _RELATIVE.format(name=repr(prior["name"]), sha256=prior["sha256"])
     size = relative + _SIZES.get(fields["complexity"]["source"], "").format(**fields["complexity"])
-    size += "" if corpus.get("identified_by", "whole") == "whole" else _PROBES
-    size += "" if corpus.get("count") is None else _of_slots(fields["sample"], corpus)
+    if corpus.get("count") is not None:
+        size += _BY_PLACES + _of_slots(fields["sample"], corpus)
+    elif corpus.get("identified_by", "whole") != "whole":
+        size += _PROBES
     size += "" if model["code"] == "transformers" else _CUSTOM
     runs = "this one run" if shared == 1 else f"up to {shared} runs, fixed before the first of them, on the same draws"
     return (

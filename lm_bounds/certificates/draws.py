@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -11,10 +12,21 @@ from lm_bounds.bounds import TokenCount, method_from_dict
 from lm_bounds.certificates.consistency import window_failures
 from lm_bounds.certificates.evidence import MeasuredCode, Observations, certify_seed_parts
 from lm_bounds.codelength import Prior
-from lm_bounds.sampling import Windows, draws_sha256, first_of_each, rounds, stream_seed, uniform_indices
+from lm_bounds.sampling import (
+    IntArray,
+    Windows,
+    draws_sha256,
+    first_of_each,
+    rounds,
+    stream_seed,
+    uniform_chunks,
+    uniform_indices,
+)
 
-# More slots for so many draws than this times as many as are needed on average, and some, do not come up by chance.
-_MOST_ATTEMPTS, _FEW = 2, 200
+# What has a smaller probability than about this does not happen.
+_CHANCE = 1e-9
+_MOST_ATTEMPTS = 10**9
+_CHUNK = 1 << 20
 
 
 def draw_failures(fields: Mapping[str, Any], observations: Observations) -> Iterator[str]:
@@ -43,25 +55,55 @@ def draw_failures(fields: Mapping[str, Any], observations: Observations) -> Iter
 
 
 def _slot_failures(sample: Mapping[str, Any], count: TokenCount, windows: Windows, seed: int) -> Iterator[str]:
-    """Tokens that are not those of slots of the stream, in their order; whether others were passed over rightly takes
-    the corpus to say."""
+    """Tokens that are not those of slots of the stream, in their order, or more passed over than chance has it.
+
+    Whether each was passed over rightly takes the corpus to say.
+    """
     attempt, voided = windows.attempt, windows.voided
     if attempt is None or voided is None:
         yield "the observations do not say which slots the tokens were found at"
         return
     n, n_attempts, n_void = len(windows), sample["attempts"], sample["void"]
-    if n_attempts > _MOST_ATTEMPTS * (n / max(count.mean_share, 1e-4) + _FEW):
-        yield "far more slots were passed over than the corpus has without a token"
+    least, most = count.attempts(n, _CHANCE)
+    if not least <= n_attempts <= min(most, _MOST_ATTEMPTS):
+        yield f"{n_attempts:,} slots for {n:,} tokens do not fit what was found when they were counted"
         return
     if not (attempt[0] >= 0 and bool((np.diff(attempt) > 0).all()) and int(attempt[-1]) == n_attempts - 1):
         yield "the slots that tokens were found at are not in the order of the stream"
         return
     if not (voided[0] >= 0 and bool((np.diff(voided) >= 0).all()) and int(voided[-1]) == n_void <= n_attempts - n):
         yield "the slots in malformed rows do not add up to sample.void"
-    slot = uniform_indices(n_attempts, count.slots, seed)[attempt]
-    within, rest = np.divmod(slot - windows.token_index, max(count.row_tokens, 1))
+    elif not _are_alike((n_void, n_attempts), (count.void, count.drawn)):
+        yield "the slots in malformed rows are not as many as when the tokens were counted"
+    within, rest = np.divmod(_slots_at(attempt, count.slots, seed) - windows.token_index, max(count.row_tokens, 1))
     if not bool(((rest == 0) & (within >= 0) & (within < count.per_token)).all()):
         yield "the drawn tokens are not those of the seed"
+
+
+def _slots_at(attempt: IntArray, n_slots: int, seed: int) -> IntArray:
+    """Some slots of the stream, by their numbers in increasing order; no more than a part of it is in memory."""
+    found: list[IntArray] = []
+    first, n_found = 0, 0
+    for chunk in uniform_chunks(_CHUNK, n_slots, seed):
+        within = attempt[(attempt >= first) & (attempt < first + _CHUNK)] - first
+        found.append(chunk[within])
+        first, n_found = first + _CHUNK, n_found + len(within)
+        if n_found == len(attempt):
+            break
+    return np.concatenate(found)
+
+
+def _are_alike(one: tuple[int, int], other: tuple[int, int]) -> bool:
+    """Whether two numbers of successes, each of so many trials, can have one probability: their likelihood ratio."""
+    pooled = (one[0] + other[0]) / (one[1] + other[1])
+
+    def loss(share: float, p: float) -> float:
+        return share * math.log(share / p) if share > 0.0 else 0.0
+
+    excess = sum(
+        trials * (loss(k / trials, pooled) + loss(1.0 - k / trials, 1.0 - pooled)) for k, trials in (one, other)
+    )
+    return excess <= 2.0 * (math.log(one[1] + 1.0) - math.log(_CHANCE))
 
 
 def _are_drawn(observations: Observations, n_tokens: int, seed: int, replacement: bool) -> bool:

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from lm_bounds.bounds import BEST, SMOOTHINGS, Method, TokenCount
+from lm_bounds.bounds import BEST, SMOOTHINGS, Method, TokenCount, counted_slots
 from lm_bounds.certificates.evidence import Levels, Observations, context_rule
 from lm_bounds.codelength import ARTIFACT, DECLARED, PRIOR_BITS, PRIOR_ITEM
 from lm_bounds.settings import UNITS, Settings
@@ -118,6 +118,8 @@ def fact_failures(fields: Mapping[str, Any], observations: Observations) -> Iter
         yield "model.context_rule does not say what the model's fields say"
     if not 0.0 < settings["failure_prob"] < 1.0:
         yield "settings.failure_prob is not between 0 and 1"
+    if settings.get("corpus") is not None:
+        yield "settings.corpus is not null, although the corpus is said elsewhere"
     if settings["context"] not in (None, model["context"]):
         yield "settings.context is not the model's context"
     yield from _source_failures(fields["complexity"], settings)
@@ -140,8 +142,14 @@ def _count_failures(corpus: Mapping[str, Any], settings: Mapping[str, Any]) -> I
     """A number of tokens that is not the one that follows from what was found of them."""
     stated, kind, n_tokens = corpus.get("count"), "exact", corpus["n_tokens"]
     if stated is not None:
-        kind = "lower_bound"
-        n_tokens = TokenCount(**stated).at_least(Levels.of(settings, corpus["n_metrics"], stated).count)
+        count, kind = TokenCount(**stated), "lower_bound"
+        form = (count.per_token, count.row_tokens > 0, count.drawn)
+        if form not in ((1, False, counted_slots(False)), (2, True, counted_slots(True))):
+            yield "corpus.count is not of so many places as are drawn to count"
+            return  # whatever follows from it could take any time
+        if corpus.get("identified_by") != "probes" or corpus["n_documents"] is not None:
+            yield "a corpus whose tokens were not counted is said to be known as a whole"
+        n_tokens = count.at_least(Levels.of(settings, corpus["n_metrics"], stated).count)
     elif corpus.get("reencoded_from") is not None:
         yield "tokens that were made from others are said to have been counted"
     if corpus["n_tokens_kind"] != kind:

@@ -139,6 +139,20 @@ class CountedTokens:
         return None
 
 
+class UnlistedDocuments:
+    """What corpora have in common whose documents are found where a token is drawn."""
+
+    @property
+    def n_documents(self) -> None:
+        """They are not counted."""
+        return None
+
+    @property
+    def document_starts(self) -> None:
+        """They are not listed."""
+        return None
+
+
 @dataclass(frozen=True, eq=False)
 class TokenCorpus(CountedTokens):
     """One token sequence ``x_1 .. x_m`` whose documents partition it.

@@ -23,9 +23,6 @@ from lm_bounds.corpora.stored_files import folder_of
 from lm_bounds.corpora.tokenizer_hash import tokenizer_sha256
 from lm_bounds.errors import CorpusError
 
-# Slots that are drawn to count the tokens of a corpus that is encoded again.
-N_COUNTED = 1024
-
 
 def check_flat(spec: CorpusSpec) -> FlatParameters:
     """What the token files of a corpus hold.
@@ -161,5 +158,4 @@ def _reencoded(given: Request, cells: Cells, stored_reader: CellReader) -> SlotC
         given.end_of_text_id,
         given.n_ids,
         given.cache_dir,
-        N_COUNTED,
     )

@@ -20,7 +20,7 @@ import numpy as np
 from lm_bounds.corpora.expressions import Grammar, grammar_from_dict
 from lm_bounds.corpora.integer_processes import Process, RandomProcess, StructuredProcess
 from lm_bounds.corpora.number_text import number_tokens
-from lm_bounds.corpora.protocol import CountedTokens, check_token_indices
+from lm_bounds.corpora.protocol import CountedTokens, UnlistedDocuments, check_token_indices
 from lm_bounds.corpora.token_stream import IntArray
 from lm_bounds.errors import CorpusError, UsageError
 from lm_bounds.sampling import stream_seed
@@ -91,7 +91,7 @@ def synthetic_parameters(process: str, given: Mapping[str, Any]) -> SyntheticPar
 
 
 @dataclass(frozen=True, eq=False)
-class SyntheticCorpus(CountedTokens):
+class SyntheticCorpus(CountedTokens, UnlistedDocuments):
     """A token sequence that is made where it is read.
 
     Args:
@@ -119,16 +119,6 @@ class SyntheticCorpus(CountedTokens):
     def identified_by(self) -> Literal["whole"]:
         """``sha256`` covers the parameters, which all tokens follow from."""
         return "whole"
-
-    @property
-    def n_documents(self) -> None:
-        """Not known: that would take all rows."""
-        return None
-
-    @property
-    def document_starts(self) -> None:
-        """Not listed."""
-        return None
 
     @property
     def end_of_text_id(self) -> None:

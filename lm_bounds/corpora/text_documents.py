@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import io
-import json
 from collections.abc import Iterator
 from typing import NamedTuple, TextIO
 
 from lm_bounds.corpora.byte_source import LocalBytes
+from lm_bounds.corpora.json_line import parse_line
 from lm_bounds.corpora.source_files import TABLE_SUFFIXES, SourceFile, is_plain_text, suffix_of, unreadable
 from lm_bounds.corpora.text_columns import ArrowColumn, ParquetColumn, Strings
 from lm_bounds.errors import CorpusError
@@ -116,8 +116,8 @@ def text_of_line(line: str, column: str) -> tuple[str, str | None]:
     ('a\\n', None)
     """
     try:
-        row = json.loads(line)
-    except (ValueError, RecursionError) as error:
+        row = parse_line(line)
+    except ValueError as error:
         return "", f"not JSON ({error}); each line must be one JSON object"
     if not isinstance(row, dict):
         return "", f'found a JSON {type(row).__name__}, need an object with a string field "{column}"'

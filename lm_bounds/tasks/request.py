@@ -7,7 +7,7 @@ import inspect
 import json
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from lm_eval.api.instance import Instance
@@ -135,7 +135,7 @@ def _checked_settings(lm: LM, shared: Mapping[str, Any], processes: Processes) -
     strangers = check_unknown_keys(metadata, _model_parameters(lm))
     if processes.rank == 0:
         _warn_of(strangers, shared["windows"])
-    return parse_settings(metadata)
+    return replace(parse_settings(metadata), corpus=None)  # it is resolved: the corpus of the run
 
 
 def _warn_of(strangers: list[str], n_windows: int) -> None:

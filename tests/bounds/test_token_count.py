@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import Any
 
 import numpy as np
@@ -129,8 +130,28 @@ def test_it_survives_json() -> None:
         {"declared": 0},
         {"declared": 1.0},
         {"declared": 5, "rows": 0},
+        {"void": 101},
+        {"rows": 101},
+        {"void_rows": 4},
+        {"rows": 2, "void_rows": 3},
     ],
 )
 def test_numbers_that_contradict_each_other_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(UsageError):
         count_of(**wrong)
+
+
+def test_slots_for_so_many_tokens_are_as_many_as_chance_has_it() -> None:
+    random, n, share, outside = np.random.default_rng(5), 200, 0.25, 0
+    exact = count_of(drawn=10**9, shares={"256": 10**9}, void=0, rows=0, void_rows=0)
+    level = 0.01
+    low, high = exact.attempts(n, level)
+    for _ in range(2000):
+        needed = n + random.negative_binomial(n, share)
+        outside += not low <= needed <= high
+    assert binomtest(outside, 2000, 2 * level, alternative="greater").pvalue > 1e-6
+    assert 0.7 * n / share < low < n / share < high < 1.4 * n / share
+    few = count_of(drawn=100, shares={"256": 100}, void=0, rows=0, void_rows=0).attempts(n, level)
+    assert few[0] < low < high < few[1]
+    none = count_of(drawn=100, shares={"0": 100}, void=0, rows=0, void_rows=0).attempts(n, level)
+    assert none[1] == math.inf

@@ -44,12 +44,12 @@ def test_they_hold_and_say_how_many_tokens_there_are_at_least(slot_run: Any) -> 
 
 def test_the_claim_says_how_the_number_is_known(fabricated: Callable[..., Any], slot_corpora: dict[str, Any]) -> None:
     claims = {kind: fabricated(corpus=slot_corpora[kind]).certificates["bpd"].claim for kind in KINDS}
-    assert "tokens, as estimated from 1,000 places)" in claims["documents"]
+    assert "tokens, as estimated from 1,024 places)" in claims["documents"]
     assert "Malformed rows" not in claims["documents"]
     assert "at least " in claims["rows"]
     assert "Malformed rows, on which " in claims["rows"]
     declared = slot_corpora["declared"].count.declared
-    assert f" tokens, of {declared:,} that are declared, as estimated from 1,000 places)" in claims["declared"]
+    assert f" tokens, of {declared:,} that are declared, as estimated from 4,096 places)" in claims["declared"]
 
 
 def test_the_restored_plan_draws_the_same_windows(slot_run: Any, request: pytest.FixtureRequest) -> None:
@@ -70,7 +70,7 @@ def test_draws_are_those_of_uniform_slots(slot_run: Any, request: pytest.Fixture
         cell = int(np.searchsorted(edges, slot, side="right")) - 1
         within, n = slot - int(edges[cell]), tokens[cell]
         if n < 0:
-            n_void += within < per_token * (corpus.reader.row_tokens or 1 << 60)
+            n_void += 1
         elif within < per_token * n:
             found.append((number, n_void, int(edges[cell]) + within % n))
     found = found[: len(windows)]
@@ -136,8 +136,8 @@ def _share(fields: dict[str, Any]) -> None:
     ("change", "said"),
     [
         (_state("corpus", count=None), "tokens were passed over"),
-        (_share, "not those of the seed"),
-        (_state("sample", attempts=10**12), "far more slots"),
+        (_share, "do not fit what was found"),
+        (_state("sample", attempts=10**12), "do not fit what was found"),
         (_state("corpus", n_tokens_kind="exact"), "n_tokens_kind"),
         (_state("corpus", reencoded_from="x"), "not the hash of a tokenizer"),
     ],
@@ -177,3 +177,67 @@ def test_draws_of_more_windows_begin_with_those_of_fewer(
     many = fabricated(corpus=slot_corpora["rows"], shared_draws=2, n_windows=60).observations.windows
     first = chosen_windows(many, np.arange(len(few)))
     assert all(np.array_equal(values, few.arrays()[name]) for name, values in first.arrays().items())
+
+
+@pytest.mark.parametrize("factor", [0.5, 2])
+def test_far_more_or_fewer_slots_than_the_count_has_it_are_caught(
+    fabricated: Callable[..., Any],
+    slot_corpora: dict[str, Any],
+    restated: Callable[..., Verification],
+    factor: float,
+) -> None:
+    many = fabricated(corpus=slot_corpora["documents"], n_windows=1000)
+    attempts = int(many.observations.windows.attempt[-1] * factor) + 1
+
+    def stretched(arrays: dict[str, Any]) -> None:
+        arrays["attempt"][:] = np.linspace(0, attempts - 1, 1000).astype(np.int64)
+
+    found = restated(many, _state("sample", attempts=attempts), consistently=True, arrays=stretched)
+    assert any("do not fit what was found" in failure for failure in found.failures), found.failures
+
+
+def test_a_corpus_known_by_its_places_is_not_said_to_be_known_as_a_whole(
+    rows_run: Any, restated: Callable[..., Verification]
+) -> None:
+    for change in (_state("corpus", identified_by="whole"), _state("corpus", n_documents=7)):
+        found = restated(rows_run, change, consistently=True)
+        assert any("known as a whole" in failure for failure in found.failures), found.failures
+
+
+def _counted(**values: Any) -> Callable[[dict[str, Any]], object]:
+    def change(fields: dict[str, Any]) -> None:
+        fields["corpus"]["count"].update(values)
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (_counted(drawn=17, shares={"350": 17}, void=0, rows=9, void_rows=0), "so many places as are drawn"),
+        (_counted(rows=10**9, void=10**9, void_rows=10**9), "more rows or malformed ones"),
+        (_counted(per_token=3), "so many places as are drawn"),
+        (_counted(void=0, void_rows=0), "not as many as when the tokens were counted"),
+    ],
+)
+def test_a_count_that_no_run_makes_is_caught_at_once(
+    fabricated: Callable[..., Any],
+    slot_corpora: dict[str, Any],
+    restated: Callable[..., Verification],
+    change: Callable[..., object],
+    said: str,
+) -> None:
+    run = fabricated(corpus=slot_corpora["rows"], n_windows=400)
+    found = restated(run, change)
+    assert any(said in failure for failure in found.failures), found.failures
+
+
+def test_honest_runs_on_sparse_corpora_are_not_refused(fabricated: Callable[..., Any], invented_slots: Any) -> None:
+    """Few slots are tokens', in dense documents, so that their share is not known well."""
+    for seed in range(6):
+        random = np.random.default_rng(seed)
+        sizes = random.integers(20, 400, 3000)
+        sizes = sizes[np.cumsum(sizes) < 200_000]
+        tokens = np.where(random.random(len(sizes)) < 0.05, sizes // 2, 0)
+        found = verify(fabricated(corpus=invented_slots(sizes.tolist(), tokens.tolist()), n_windows=300).path("bpd"))
+        assert found.ok, found.failures

@@ -100,7 +100,9 @@ class LocalBytes:
             status = path.stat()
         except OSError as error:
             raise _unreadable(path, error) from error
-        return FileFacts(name, str(path), status.st_size, f"{status.st_size} {status.st_mtime_ns} {status.st_ino}")
+        return FileFacts(
+            name, str(path), status.st_size, f"{status.st_size} {status.st_mtime_ns} {status.st_dev} {status.st_ino}"
+        )
 
     def read_many(self, ranges: Sequence[ByteRange]) -> list[bytes]:
         """The bytes of each range; see ``ByteSource``."""

@@ -1,7 +1,7 @@
 """Counting by drawing: a fixed number of uniform slots, and which share of the slots of its cell is tokens'.
 
-The slots are those of a seed that depends on the files alone: neither a model nor a draw seed changes the number of
-tokens that a corpus is taken to have.
+The slots are those of a seed that depends on the files alone, on their sizes and on what is at 64 places that follow
+from these: neither a model nor a draw seed changes the number of tokens that a corpus is taken to have.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import hashlib
 import json
 import logging
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from lm_bounds.home import write_atomically
 from lm_bounds.sampling import stream_seed, uniform_indices
 
 _LOG = logging.getLogger(__name__)
-_BATCH_SLOTS = 256
+_PROBES = 64
 
 
 @dataclass(frozen=True)
@@ -64,11 +64,11 @@ class Counting:
     def key(self) -> str:
         """Under which it is kept."""
         rules = [self.cells.rule, self.cells.identity, self.reader.rule, self.tokens, self.drawn, self.declared]
-        key = ["lm-bounds/count/1", *rules, tokenizer_software()]
+        key = ["lm-bounds/count/2", *rules, tokenizer_software()]
         return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
 
 
-ReadCells = Callable[[IntArray], list[tuple[Cell, CellTokens]]]
+ReadCells = Callable[[IntArray], Iterable[tuple[Cell, CellTokens]]]
 
 
 def counted(counting: Counting, read_cells: ReadCells, cache_dir: Path) -> Counted:
@@ -107,22 +107,21 @@ def _read(path: Path) -> Counted | None:
 
 def _count(counting: Counting, read_cells: ReadCells) -> Counted:
     cells, per_token, row_tokens = counting.cells, counting.reader.per_token, counting.reader.row_tokens or 0
-    slots = np.sort(uniform_indices(counting.drawn, cells.number, stream_seed("corpus", "count", cells.rule)))
+    probed = hashlib.sha256()
+    for cell, tokens in read_cells(_drawn_slots(_PROBES, cells, "probes")):
+        _update(probed, cell, tokens)
+    slots = _drawn_slots(counting.drawn, cells, "count", probed.hexdigest())
     shares: Counter[str] = Counter()
     n_void, n_rows, n_void_rows = 0, 0, 0
     digest = hashlib.sha256()
-    for first in range(0, slots.size, _BATCH_SLOTS):
-        part = slots[first : first + _BATCH_SLOTS]
-        for slot, (cell, tokens) in zip(part.tolist(), read_cells(part), strict=True):
-            owned = per_token * tokens.ids.size
-            shares[str(owned * SHARE_GRID // cell.n_slots)] += 1
-            n_void += tokens.void is not None
-            if row_tokens and slot - cell.base < max(owned, tokens.n_void):
-                n_rows += 1
-                n_void_rows += tokens.void is not None
-            digest.update(f"{cell.base} {cell.n_slots} {tokens.ids.size} {tokens.starts.size}\n".encode())
-            digest.update(tokens.ids.astype("<i8").tobytes())
-            digest.update(tokens.starts.astype("<i8").tobytes())
+    for slot, (cell, tokens) in zip(slots.tolist(), read_cells(slots), strict=True):
+        owned = per_token * tokens.ids.size
+        shares[str(owned * SHARE_GRID // cell.n_slots)] += 1
+        n_void += tokens.void is not None
+        if row_tokens and slot - cell.base < max(owned, tokens.n_void):
+            n_rows += 1
+            n_void_rows += tokens.void is not None
+        _update(digest, cell, tokens)
     count = TokenCount(
         slots=cells.number,
         per_token=per_token,
@@ -135,3 +134,14 @@ def _count(counting: Counting, read_cells: ReadCells) -> Counted:
         declared=counting.declared,
     )
     return Counted(count, digest.hexdigest())
+
+
+def _drawn_slots(n: int, cells: Cells, *parts: Any) -> IntArray:
+    """So many uniform slots in increasing order, whose seed is made of these parts and the rule of the cells."""
+    return np.sort(uniform_indices(n, cells.number, stream_seed("corpus", *parts, cells.rule)))
+
+
+def _update(digest: Any, cell: Cell, tokens: CellTokens) -> None:
+    digest.update(f"{cell.base} {cell.n_slots} {tokens.ids.size} {tokens.starts.size}\n".encode())
+    digest.update(tokens.ids.astype("<i8").tobytes())
+    digest.update(tokens.starts.astype("<i8").tobytes())

@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 from lm_bounds.corpora.byte_source import ByteSource
+from lm_bounds.corpora.json_line import JSON_RULE
 from lm_bounds.corpora.slots.lines import LineCells
 from lm_bounds.corpora.slots.texts import Document
 from lm_bounds.corpora.text_documents import text_of_line
@@ -30,7 +31,7 @@ class JsonLines(LineCells):
     @property
     def rule(self) -> dict[str, Any]:
         """How files are cut into cells, and their sizes."""
-        return {**super().rule, "field": self.column}
+        return {**super().rule, "field": self.column, "json": JSON_RULE}
 
 
 def json_lines(source: ByteSource, order: Sequence[int], column: str) -> JsonLines:

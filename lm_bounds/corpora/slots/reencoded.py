@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -46,16 +46,8 @@ class ReencodedReader:
     stored_end_of_text_id: int
     tokenizer: Tokenizer
     end_of_text_id: int | None
-
-    @property
-    def per_token(self) -> int:
-        """Slots of each token."""
-        return 1
-
-    @property
-    def row_tokens(self) -> None:
-        """Rows are of any length once they are encoded again."""
-        return None
+    per_token: ClassVar[int] = 1
+    row_tokens: ClassVar[None] = None
 
     @property
     def reencoded_from(self) -> str:
@@ -114,21 +106,9 @@ class StoredIdReader:
     """
 
     n_entries: int
-
-    @property
-    def per_token(self) -> int:
-        """Slots of each token."""
-        return SLOTS_PER_ID
-
-    @property
-    def row_tokens(self) -> None:
-        """The last cell may be a shorter one."""
-        return None
-
-    @property
-    def reencoded_from(self) -> None:
-        """The tokens are those that are stored."""
-        return None
+    per_token: ClassVar[int] = SLOTS_PER_ID
+    row_tokens: ClassVar[None] = None
+    reencoded_from: ClassVar[None] = None
 
     @property
     def rule(self) -> dict[str, Any]:

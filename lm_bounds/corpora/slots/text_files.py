@@ -18,7 +18,6 @@ from lm_bounds.errors import CorpusError
 
 TEXT_SUFFIXES = (".jsonl", ".parquet", ".txt")
 _PLAIN = ".txt"
-_COUNTED_SLOTS = 1 << 10
 
 
 def open_texts(
@@ -52,9 +51,7 @@ def open_texts(
     if not cells.number:
         raise CorpusError(f"{source.source} holds no text; point at text that is not empty")
     reader = TextReader(tokenizer, end_of_text_id)
-    return SlotCorpus(
-        corpus_id, cells, reader, tokenizer_hash, end_of_text_id, n_ids, Path(cache_dir), n_counted=_COUNTED_SLOTS
-    )
+    return SlotCorpus(corpus_id, cells, reader, tokenizer_hash, end_of_text_id, n_ids, Path(cache_dir))
 
 
 def _cells(source: ByteSource, column: str) -> Cells:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -62,21 +62,9 @@ class TextReader:
 
     tokenizer: Tokenizer
     end_of_text_id: int | None
-
-    @property
-    def per_token(self) -> int:
-        """Slots of each token."""
-        return 1
-
-    @property
-    def row_tokens(self) -> None:
-        """Documents are of any length."""
-        return None
-
-    @property
-    def reencoded_from(self) -> None:
-        """Text has no tokens before it is read."""
-        return None
+    per_token: ClassVar[int] = 1
+    row_tokens: ClassVar[None] = None
+    reencoded_from: ClassVar[None] = None
 
     @property
     def rule(self) -> dict[str, Any]:

@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 from lm_bounds.corpora.byte_source import ByteSource
 from lm_bounds.corpora.flat_tokens.layout import in_order
 from lm_bounds.corpora.flat_tokens.stream import Rows
+from lm_bounds.corpora.json_line import JSON_RULE, parse_line
 from lm_bounds.corpora.slots.corpus import SlotCorpus
 from lm_bounds.corpora.slots.lines import LineCells, check_line_files
 from lm_bounds.corpora.slots.protocol import Cell, CellTokens, malformed
 from lm_bounds.errors import CorpusError
 
-# A list of n numbers is written in at least n digits, n - 1 commas and 2 brackets.
-_SLOTS_PER_TOKEN = 2
-_N_COUNTED = 1 << 12
 _LONGEST_REASON = 100
 
 
@@ -69,15 +66,12 @@ class TokenRowReader:
 
     rows: RowFormat
     n_entries: int
+    per_token: ClassVar[int] = 2  # a list of n numbers is written in at least n digits, n - 1 commas and 2 brackets
+    reencoded_from: ClassVar[None] = None
 
     def __post_init__(self) -> None:
         if self.n_entries < 1:
             raise CorpusError(f"a vocabulary must have at least 1 entry, given {self.n_entries}")
-
-    @property
-    def per_token(self) -> int:
-        """Slots of each token."""
-        return _SLOTS_PER_TOKEN
 
     @property
     def row_tokens(self) -> int:
@@ -85,14 +79,9 @@ class TokenRowReader:
         return self.rows.counted
 
     @property
-    def reencoded_from(self) -> None:
-        """The tokens are those that are stored."""
-        return None
-
-    @property
     def rule(self) -> dict[str, Any]:
         """What decides the tokens of a line."""
-        return {"tokens": "rows", **vars(self.rows), "n_entries": self.n_entries}
+        return {"tokens": "rows", **vars(self.rows), "n_entries": self.n_entries, "json": JSON_RULE}
 
     def read(self, cells: Sequence[Cell]) -> list[CellTokens]:
         """The tokens of each line."""
@@ -129,13 +118,6 @@ class TokenRowReader:
         return ids
 
 
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is no number")
-
-
-_DECODER = json.JSONDecoder(parse_constant=_refuse_constant)
-
-
 def _parsed(line: bytes) -> Any:
     """The JSON of a line; of other encodings than UTF-8, which ``json.loads`` would guess, nothing is taken.
 
@@ -148,12 +130,7 @@ def _parsed(line: bytes) -> Any:
         raise ValueError(f"no UTF-8 from byte {error.start} of the line on") from error
     if not text.strip():
         raise ValueError("an empty line")
-    try:
-        return _DECODER.decode(text)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"broken JSON at character {error.pos} of the line: {error.msg}") from error
-    except (ValueError, RecursionError) as error:  # numbers of thousands of digits, thousands of brackets
-        raise ValueError(f"broken JSON: {str(error).partition(';')[0]}") from error
+    return parse_line(text)
 
 
 def open_token_rows(
@@ -196,6 +173,5 @@ def open_token_rows(
         end_of_text_id=end_of_text_id,
         n_ids=n_ids,
         cache_dir=cache_dir,
-        n_counted=_N_COUNTED,
         declared=declared,
     )

@@ -66,15 +66,15 @@ def test_rows(line: bytes) -> None:
         (b'{"ids": [-1, 2, 3, 4, 5, 6]}', "id 0 is -1, ids must be below 100000"),
         (
             b'{"ids": [1' + b"0" * 50 + b", 2, 3, 4, 5, 6]}",
-            "id 0 is 10000000000000000000, ids must be below 100000",
+            "id 0 is no whole number",
         ),
-        (b'{"ids": [1' + b"0" * 5000 + b", 2, 3, 4, 5, 6]}", "broken JSON: Exceeds the limit"),
-        (b'{"ids": [1, 2, 3, 4, 5, 6], "x": NaN}', "broken JSON: NaN is no number"),
+        (b'{"ids": [1' + b"0" * 5000 + b", 2, 3, 4, 5, 6]}", "id 0 is no whole number"),
+        (b'{"ids": [1, 2, NaN, 4, 5, 6]}', "id 2 is no whole number"),
         (b'{"ids": [1, 2, 3, s4, 5, 6]}', "broken JSON at character 18 of the line: Expecting value"),
         (b'{"ids": [1, 2, 3, 4, 5, 6]} {}', "broken JSON at character 28 of the line: Extra data"),
         (b'{"ids": [1, 2, 3, 4, 5, 6], "source": "cut', "broken JSON at character 38 of the line: Unterminated"),
-        (b'{"ids": [1, 2, 3, 4, 5, 6], "x": ' + b"[" * 100_000, "broken JSON: maximum recursion depth"),
-        (b"\xef\xbb\xbf" + GOOD, "broken JSON at character 0 of the line: Expecting value"),
+        (b'{"ids": [1, 2, 3, 4, 5, 6], "x": ' + b"[" * 100_000, "brackets are nested more than 64 deep"),
+        (b"\xef\xbb\xbf" + GOOD, "broken JSON at character 0 of the line: Unexpected UTF-8 BOM"),
         (b'{"ids": [1, 2, 3, 4, 5, 6], "x": "\xff"}', "no UTF-8 from byte 34 of the line on"),
         (GOOD.decode().encode("utf-16"), "no UTF-8 from byte 0 of the line on"),
         (GOOD.decode().encode("utf-16-le"), "broken JSON at character 1 of the line"),
@@ -145,7 +145,7 @@ def test_files_follow_each_other_by_number_and_are_checked(tmp_path: Path) -> No
 
     corpus = opened()
     assert [int(corpus.read(50 * k, 50 * k + 1)[0]) for k in range(3)] == [11, 12, 20]
-    assert corpus.n_counted == 4096
+    assert corpus.count.drawn == 4096
     (tmp_path / "train_2.jsonl").write_bytes(b"")
     with pytest.raises(CorpusError, match=r"train_2\.jsonl is empty"):
         opened()
@@ -173,10 +173,10 @@ def test_every_malformed_line_is_reported_once(write: Callable[..., Any], caplog
     assert all(text.endswith("left out, and the number of tokens is lowered for what is like it") for text in said)
     assert drawn.voided is not None
     assert drawn.attempt is not None
-    in_draws = int(drawn.voided[-1])
-    assert binom.sf(in_draws - 1, int(drawn.attempt[-1]), 24 / written.token.size) > 1e-6
-    assert binom.cdf(in_draws, int(drawn.attempt[-1]), 24 / written.token.size) > 1e-6
     bytes_of_broken = sum(len(each) + 1 for each in BROKEN) - 1  # one of them ends its file
+    in_draws = int(drawn.voided[-1])
+    assert binom.sf(in_draws - 1, int(drawn.attempt[-1]), bytes_of_broken / written.token.size) > 1e-6
+    assert binom.cdf(in_draws, int(drawn.attempt[-1]), bytes_of_broken / written.token.size) > 1e-6
     assert binom.sf(count.void - 1, count.drawn, bytes_of_broken / written.token.size) > 1e-6
     assert binom.cdf(count.void, count.drawn, bytes_of_broken / written.token.size) > 1e-6
     assert binom.sf(count.void_rows - 1, count.rows, 3 / 7) > 1e-6
