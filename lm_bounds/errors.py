@@ -49,6 +49,21 @@ class VerificationError(LmBoundsError):
     exit_code = 3
 
 
+def printable(text: str, longest: int | None = None) -> str:
+    """One line without control characters, to quote what others wrote.
+
+    Args:
+        text: that is quoted.
+        longest: letters after which it is cut; None where it is not.
+
+    >>> printable("a\\x1b[2J  b\\n"), printable("x" * 200, 5)
+    ('a?[2J b', 'xxxxx...')
+    """
+    shown = text if longest is None else text[:longest]
+    line = "".join(letter if letter.isprintable() else "?" for letter in " ".join(shown.split()))
+    return line if shown == text else f"{line}..."
+
+
 def closest(name: object, names: Iterable[str], likeness: float = 0.6) -> str | None:
     """The one of some names that is most like another name, whatever the case of their letters.
 

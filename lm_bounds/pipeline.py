@@ -29,7 +29,7 @@ from lm_bounds.complexity import check_size_settings, complexity
 from lm_bounds.compressors import measure
 from lm_bounds.compressors.container import read_model
 from lm_bounds.corpora import Corpus, check_source, corpus_spec, open_corpus
-from lm_bounds.errors import CorpusError, WeightsError
+from lm_bounds.errors import CorpusError, UsageError, WeightsError
 from lm_bounds.home import certificate_root, check_writable, home
 from lm_bounds.models import IN_MEMORY, display_name
 from lm_bounds.passes import Progress, no_progress, sample_size, score_certifying, score_pilot, stream_windows
@@ -235,12 +235,21 @@ def utc_now() -> str:
 
 
 def corpus_facts(corpus: Corpus, settings: Settings) -> CorpusFacts:
-    """What identifies an open corpus; how many tokens it has at least may depend on the failure probability."""
+    """What identifies an open corpus; how many tokens it has at least may depend on the failure probability.
+
+    Raises:
+        UsageError: that is so small that it may have none.
+    """
     count = None if corpus.count is None else corpus.count.to_dict()
     n_metrics = len(corpus_spec(corpus.corpus_id).metrics)
     n_tokens = corpus.n_tokens
     if corpus.count is not None:
         n_tokens = corpus.count.at_least(Levels.of(settings.to_dict(), n_metrics, count).count)
+        if not n_tokens:
+            raise UsageError(
+                f"at failure_prob={settings.failure_prob} nothing is known of how many tokens {corpus.source} has: "
+                "raise it"
+            )
     return CorpusFacts(
         corpus_id=corpus.corpus_id,
         source=corpus.source,

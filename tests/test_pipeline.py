@@ -77,7 +77,7 @@ def test_a_top_k_that_covers_most_of_the_vocabulary_is_not_offered(vocab_size: i
     [
         ({"method": "kl_imf"}, "local", UsageError, "unknown method 'kl_imf': did you mean 'kl_inf'?"),
         ({"compressor": "gzp"}, "local", UsageError, "no compressor is called 'gzp': did you mean 'gzip'?"),
-        ({"corpus_path": None}, "local", UsageError, "corpus 'local' needs its place: pass corpus_path="),
+        ({"corpus_path": None}, "local", UsageError, "corpus 'local' needs its place: pass --corpus_path"),
         ({"corpus_path": "/nowhere/text.txt"}, "local", CorpusError, "/nowhere/text.txt does not exist"),
         ({}, "lokal", UsageError, "'local'"),
     ],

@@ -122,15 +122,21 @@ def check_corpus(stated: CorpusFacts, found: CorpusFacts) -> Check:
         tokens = f"as many tokens, {found.n_tokens:,}, and the same ones in the stretches that identify it,"
     same = f"{tokens} of {found.corpus_id} (sha256 {found.sha256[:_SHOWN_DIGITS]})"
     values = {"n_tokens": found.n_tokens, "sha256": found.sha256}
+    if (stated.count is None) != (found.count is None):
+        how = ("drawn by places of files", "tokenised as a whole, without copies")
+        there, here = how if found.count is None else how[::-1]
+        return Check("corpus", False, f"it was {there}, and is {here} where it is now: pass what was certified", values)
     return _facts("corpus", same, values, stated, found, _CORPUS)
 
 
 def _facts(name: str, same: str, values: Mapping[str, Any], stated: Any, found: Any, names: tuple[str, ...]) -> Check:
-    differences = [
-        f"{each} is {_shown(getattr(found, each))}, {_shown(getattr(stated, each))} is stated"
-        for each in names
-        if getattr(found, each) != getattr(stated, each)
-    ]
+    differences = []
+    for each in names:
+        one, other = getattr(found, each), getattr(stated, each)
+        if one != other:
+            is_long = isinstance(one, Mapping) or isinstance(other, Mapping)
+            said = "is not what is stated" if is_long else f"is {_shown(one)}, {_shown(other)} is stated"
+            differences.append(f"{each} {said}")
     return Check(name, not differences, "; ".join(differences) or same, values)
 
 

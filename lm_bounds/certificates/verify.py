@@ -23,7 +23,7 @@ from lm_bounds.certificates.evidence import Levels, Observations
 from lm_bounds.certificates.facts import fact_failures, method_failures, type_failures
 from lm_bounds.certificates.files import digest, read_certificate, sha256_file
 from lm_bounds.codelength import EvaluationSettings, length_prefix, settings_ledger
-from lm_bounds.errors import VerificationError
+from lm_bounds.errors import VerificationError, printable
 from lm_bounds.sampling import DRAW_ARRAYS, Windows
 
 _TOLERANCE = 1e-9  # what other versions of numpy may change
@@ -70,17 +70,12 @@ def verify(path: str | Path) -> Verification:
             for failure in _failures(fields, where.parent):
                 failures.append(failure)
         if not failures:
-            bound, claim = float(fields["claim"]["bound"]), _printable(fields["claim"]["sentence"])
+            bound, claim = float(fields["claim"]["bound"]), printable(fields["claim"]["sentence"])
     except VerificationError as error:
         failures.append(str(error).removeprefix(f"{where}: "))
     except Exception as error:  # what others wrote can be wrong in any way
         failures.append(f"a field is missing or has a value that is not allowed ({type(error).__name__}: {error})")
-    return Verification(where, bound, tuple(_printable(failure) for failure in failures), claim)
-
-
-def _printable(text: str) -> str:
-    """One line without control characters: others wrote what is quoted in it."""
-    return "".join(letter if letter.isprintable() else "?" for letter in " ".join(text.split()))
+    return Verification(where, bound, tuple(printable(failure) for failure in failures), claim)
 
 
 def _failures(fields: Mapping[str, Any], directory: Path) -> Iterator[str]:

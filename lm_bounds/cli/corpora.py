@@ -91,6 +91,8 @@ def sample(corpus_id: str, n_windows: int, as_json: bool, **chosen: Any) -> None
         echo_json({"corpus": corpus_id, "tokens": corpus.n_tokens, "windows": [asdict(window) for window in windows]})
         return
     unit, number = ("token", corpus.n_tokens) if corpus.slots is None else ("place", corpus.slots.number)
+    if corpus.slots is not None:
+        click.echo(f"at least {corpus.n_tokens:,} tokens, one for each of as many of {number:,} places\n")
     for window in windows:
         click.echo(f"{unit} {window.token_index:,} of {number:,}, window {window.start:,} to {window.stop - 1:,}:")
         click.echo("".join(f"  {line}\n" for line in window.text.splitlines() or [""]))

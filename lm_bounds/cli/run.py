@@ -63,7 +63,7 @@ def run(parsed: click.Context, /, extend: str | None, **metadata: Any) -> None:
     """Run lm_eval with bound tasks; takes every option of `lm_eval run` besides these.
 
     With --extend, --windows are added to a run that is over: its windows are kept, and nothing is chosen again. Of the
-    other options it takes --model_args, --device, --batch_size, --output_path and --certificates.
+    other options it takes --model_args, --corpus_path, --device, --batch_size, --output_path and --certificates.
 
     \b
     Example:
@@ -87,7 +87,8 @@ def _extend(path: str, metadata: dict[str, Any], arguments: list[str]) -> None:
 
     options = _extension_options(metadata, arguments)
     folder = metadata.get("certificates") or (options["output_path"] or "").removesuffix(".json") or None
-    places = Places(",".join(options["model_args"]) or None, None, options["device"], options["batch_size"])
+    model_args = ",".join(options["model_args"]) or None
+    places = Places(model_args, metadata.get("corpus_path"), options["device"], options["batch_size"])
     extension = extend_run(path, metadata["windows"], folder, places, progress_report())
     if extension.n_added < extension.n_asked:
         left = f"{extension.n_added} {extension.unit}s were left in the corpus, {extension.n_asked} were asked for"
@@ -116,7 +117,7 @@ def _extension_options(metadata: dict[str, Any], arguments: list[str]) -> dict[s
     from lm_bounds.tasks.harness import HF_BACKENDS
 
     for name in metadata:
-        if name not in ("windows", "certificates"):
+        if name not in ("windows", "certificates", "corpus_path"):
             raise UsageError(f"--{name} does not go with --extend: {_KEPT}")
     try:
         options = _EXTENSION.make_context("lm-bounds run --extend", list(arguments)).params

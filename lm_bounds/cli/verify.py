@@ -115,6 +115,9 @@ def _expanded(given: tuple[str, ...]) -> list[Path]:
 
     paths = [path for name in given for path in (sorted(Path(name).rglob("*_bound.json")) or [Path(name)])]
     kept = [path for path in paths if path.suffix != ".npz"]
+    for path in kept:
+        if path.is_dir():
+            raise UsageError(f"{path} has no certificate in it: name a folder that has, or a certificate file")
     if not kept:
         raise UsageError("only observations were named: name the certificates beside them, or their folder")
     return kept

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ def named_tokenizer(name: str) -> Any:
     """
     from transformers import AutoTokenizer
 
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # it tells of every attempt
     try:
         return AutoTokenizer.from_pretrained(name)
     except Exception as error:  # of whatever kind, transformers could not load it

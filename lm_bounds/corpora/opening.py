@@ -85,7 +85,10 @@ def _check_place(path: str) -> None:
 
 def _check_files(spec: CorpusSpec, path: str | None) -> None:
     if path is None:
-        raise UsageError(f"corpus {spec.id!r} needs its place: pass corpus_path=FILE-OR-FOLDER in --metadata")
+        raise UsageError(
+            f"corpus {spec.id!r} needs its place: pass --corpus_path FILE-OR-FOLDER; to plain lm_eval --metadata "
+            "corpus_path=..."
+        )
     _check_place(path)
 
 

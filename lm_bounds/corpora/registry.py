@@ -19,7 +19,7 @@ _STORAGE = {"hub": HubFiles, "stored_in": StoredTokens}
 def corpus_specs() -> dict[str, CorpusSpec]:
     """Every registered corpus by its id: the package's own first, then those of entry points.
 
-    An entry point of the group ``lm_bounds.corpora`` loads to a ``CorpusSpec`` or to a function without
+    An entry point of the group ``lm_bounds.corpora`` loads to a ``CorpusSpec``, to some, or to a function without
     arguments that returns some, e.g. ``lambda: read_registry(path).values()``.
 
     Raises:
@@ -53,13 +53,13 @@ def corpus_spec(corpus_id: str) -> CorpusSpec:
     raise UsageError(f"unknown corpus {corpus_id!r}{nearest(corpus_id, sorted(specs))}")
 
 
-def read_registry(path: Path) -> dict[str, CorpusSpec]:
+def read_registry(path: str | Path) -> dict[str, CorpusSpec]:
     """The corpora of a YAML file: mappings with the fields of ``CorpusSpec``; those with a default may be left out.
 
     Raises:
         CorpusError: the file cannot be read, or an entry has an unknown, missing or malformed field.
     """
-    entries = read_yaml(path, f"registry {path}")
+    entries = read_yaml(Path(path), f"registry {path}")
     if not isinstance(entries, list):
         raise CorpusError(f"registry {path} must be a list of corpora, found {type(entries).__name__}")
     specs: dict[str, CorpusSpec] = {}
@@ -133,7 +133,7 @@ def _entry_point_specs(entry: EntryPoint) -> list[CorpusSpec]:
 
 
 def _called(loaded: object) -> Iterable[CorpusSpec]:
-    if not callable(loaded):
-        raise TypeError(f"a CorpusSpec or a function is needed, found {type(loaded).__name__}")
-    specs: Iterable[CorpusSpec] = loaded()
+    if not callable(loaded) and (isinstance(loaded, str) or not isinstance(loaded, Iterable)):
+        raise TypeError(f"a CorpusSpec, several, or a function is needed, found {type(loaded).__name__}")
+    specs: Iterable[CorpusSpec] = loaded() if callable(loaded) else loaded
     return specs

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from lm_bounds.corpora.byte_source import refuse_pointer
 from lm_bounds.errors import CorpusError
 
 TABLE_SUFFIXES = (".parquet", ".arrow")
@@ -149,15 +150,18 @@ def files_sha256(files: tuple[SourceFile, ...]) -> str:
     """Hash of names, sizes and contents of the files, in their order.
 
     Raises:
-        CorpusError: a file cannot be read.
+        CorpusError: a file cannot be read, or is a pointer of git-lfs.
     """
     digest = hashlib.sha256()
     for file in files:
         content = hashlib.sha256()
         try:
             with file.path.open("rb") as stream:
-                while block := stream.read(_READ_BYTES):
+                block = stream.read(_READ_BYTES)
+                refuse_pointer(str(file.path), file.n_bytes, block)
+                while block:
                     content.update(block)
+                    block = stream.read(_READ_BYTES)
         except OSError as error:
             raise unreadable(file, error) from error
         digest.update(json.dumps([file.name, file.n_bytes, content.hexdigest()]).encode())

@@ -10,11 +10,12 @@ from lm_bounds.corpora.byte_source import LocalBytes
 from lm_bounds.corpora.json_line import parse_line
 from lm_bounds.corpora.source_files import TABLE_SUFFIXES, SourceFile, is_plain_text, suffix_of, unreadable
 from lm_bounds.corpora.text_columns import ArrowColumn, ParquetColumn, Strings
-from lm_bounds.errors import CorpusError
+from lm_bounds.errors import CorpusError, printable
 
 PIECE_CHARS = 1 << 20
 # The field of a line of JSON, or the column of a table, that is the document.
 TEXT_COLUMN = "text"
+_LONGEST_NAMES = 100  # letters of the names of fields that are quoted
 _SUPPORTED = "supported are UTF-8 text, .jsonl, .parquet and .arrow files, folders of them, and token .bin files"
 
 
@@ -123,8 +124,10 @@ def text_of_line(line: str, column: str) -> tuple[str, str | None]:
         return "", f'found a JSON {type(row).__name__}, need an object with a string field "{column}"'
     text = row.get(column)
     if not isinstance(text, str):
-        fields = ", ".join(f"{name} ({type(value).__name__})" for name, value in list(row.items())[:10])
-        return "", f'need a string field "{column}", found the fields: {fields or "none"}'
+        fields = ", ".join(
+            f"{name[:_LONGEST_NAMES]} ({type(value).__name__})" for name, value in list(row.items())[:10]
+        )
+        return "", f'need a string field "{column}", found the fields: {printable(fields, _LONGEST_NAMES) or "none"}'
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:

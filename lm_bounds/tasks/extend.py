@@ -60,7 +60,7 @@ def extend_run(
         path: of a certificate.
         n_more: windows to add, >= 1; all that are left where those are fewer.
         certificates: directory for the new certificates; None as in ``Settings``.
-        places: of the model, over that which the certificate names.
+        places: of the model and the corpus, over those which the certificate names.
         progress: is told how far the scoring is.
 
     Raises:
@@ -76,7 +76,7 @@ def extend_run(
     _check_extensible(plan, stored)
     check_writable(certificate_root(certificates))
     chosen = places or Places()
-    corpus_path = corpus_place(plan, None, "put it there, or go to the folder that the run was started in")
+    corpus_path = corpus_place(plan, chosen.corpus_path, "pass --corpus_path FILE-OR-FOLDER")
     session = _session(plan, load_model(plan, chosen), corpus_path)
     drawn = check_draws(stored, certifying_windows(plan, session.corpus))
     if not drawn.ok:

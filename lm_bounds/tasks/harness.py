@@ -157,12 +157,16 @@ def _check(parsed: argparse.Namespace) -> None:
         raise UsageError(f"no --tasks were given: use one of {', '.join(task_names())}")
     given = [parsed.tasks] if isinstance(parsed.tasks, str) else parsed.tasks
     parsed.tasks = [name for item in given for name in item.split(",") if name]
-    _check_task_names(parsed.tasks)
+    if not parsed.include_path:  # else a name may be that of a task in there
+        _check_task_names(parsed.tasks)
     model_args = parsed.model_args or {}
     check_unknown_keys(parsed.metadata, ())
     settings = parse_settings({**model_args, **parsed.metadata})
     ours = set(parsed.tasks) & set(task_names())
-    for corpus_id in sorted({settings.corpus_of(found) for name in ours for found in task_corpora(name)}):
+    corpora = {found for name in ours for found in task_corpora(name)}
+    if settings.corpus is not None and ours and "local" not in corpora:
+        raise UsageError(f"corpus={settings.corpus} goes with the tasks local_..., and none of them is run")
+    for corpus_id in sorted({settings.corpus_of(found) for found in corpora}):
         check_settings(settings, corpus_id)
     if parsed.limit is not None and not parsed.limit > 0:
         raise UsageError(f"--limit must be above 0, {parsed.limit:g} was given")

@@ -64,7 +64,7 @@ def no_hub(monkeypatch: pytest.MonkeyPatch) -> None:
             "loaded from 'EleutherAI/pythia-70m': EleutherAI/pythia-70m is out of reach; put",
         ),
         (("pile",), "corpus 'pile' is stored as token ids: pass --tokenizer DIR or a Hub id to read them"),
-        (("local",), "corpus 'local' needs its place: pass corpus_path=FILE-OR-FOLDER"),
+        (("local",), "corpus 'local' needs its place: pass --corpus_path FILE-OR-FOLDER"),
         (("lokal",), "unknown corpus 'lokal': did you mean 'local'?"),
         (("structured", "--tokenizer", "/nowhere/tokenizer"), "no tokenizer could be loaded from '/nowhere/tokenizer'"),
         (("structured", "--n", "0"), "--n"),

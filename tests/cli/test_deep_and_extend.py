@@ -195,7 +195,7 @@ def test_extension_says_when_fewer_windows_were_left(
         (("--windows", 5, "--limit", "5"), "--limit does not go with --extend"),
         (("--windows", 5, "--config", "run.yaml"), "--config does not go with --extend"),
         (("--windows", 5, "--model", "vllm"), "--model vllm does not go with --extend"),
-        (("--windows", 5, "--corpus_path", "x"), "--corpus_path does not go with --extend"),
+        (("--windows", 5, "--corpus", "x"), "--corpus does not go with --extend"),
         (("--windows", 5, "--pilot", 5), "--pilot does not go with --extend"),
         (("--windows", 5, "--context", 5), "--context does not go with --extend"),
         (("--windows", 5, "--failure-prob", 0.1), "--failure_prob does not go with --extend"),

@@ -215,8 +215,9 @@ def plug_in(monkeypatch: pytest.MonkeyPatch, *loaded: object) -> None:
 
 def test_entry_points_add_specs_and_registries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = written(tmp_path, [FIELDS, {**FIELDS, "id": "fables"}])
-    plug_in(monkeypatch, spec(id="sagas"), lambda: read_registry(path).values())
-    assert {"local", "sagas", "tales", "fables"} <= set(corpus_specs())
+    plug_in(monkeypatch, spec(id="sagas"), lambda: read_registry(path).values(), [spec(id="myths")])
+    assert {"local", "sagas", "tales", "fables", "myths"} <= set(corpus_specs())
+    assert read_registry(str(path)) == read_registry(path)
     assert corpus_spec("sagas").title == "Tales"
 
 
@@ -234,7 +235,7 @@ def gives_a_name() -> list[str]:
         (spec(id="local"), "adds corpus 'local', which is already registered"),
         (fails, "plugin0 = other_package:plugin0 .* RuntimeError: no network"),
         (gives_a_name, "must give CorpusSpec objects, gave str"),
-        ("local", "a CorpusSpec or a function is needed, found str"),
+        ("local", "a CorpusSpec, several, or a function is needed, found str"),
     ],
 )
 def test_entry_points_that_fail(

@@ -284,7 +284,7 @@ def test_another_corpus_is_refused(made: Made, extended: Extended, corpus_file: 
     with pytest.raises(UsageError, match=r"certified alone: corpus: sha256 is \w{12}, \w{12} is stated; n_tokens is "):
         extended(old)
     corpus_file.unlink()
-    with pytest.raises(CorpusError, match="is not here: put it there, or go to the folder"):
+    with pytest.raises(CorpusError, match="is not here: pass --corpus_path FILE-OR-FOLDER"):
         extended(old)
 
 

@@ -19,7 +19,9 @@ import lm_bounds
 from lm_bounds.certificates import read_certificate
 from lm_bounds.corpora import tokenizer_sha256, vocabulary_sha256
 from lm_bounds.corpora.spec import CorpusSpec, HubFiles, StoredTokens
-from lm_bounds.errors import UsageError
+from lm_bounds.errors import CorpusError, UsageError
+from lm_bounds.pipeline import corpus_facts
+from lm_bounds.settings import Settings
 from lm_bounds.tasks.deep import verify_deep
 from lm_bounds.tasks.extend import extend_run
 from lm_bounds.tasks.reload import Places
@@ -113,6 +115,23 @@ def test_they_are_measured_again_and_extended(
         assert certificate.fields["sample"]["windows"] == 45
     [found] = verify_deep([certificate.path for certificate in extension.new], Places(), share=1.0)
     assert all(check.ok for check in found.checks), [str(check) for check in found.checks]
+    moved = Path(stories).rename(tmp_path / "moved")
+    with pytest.raises(CorpusError, match="is not here: pass --corpus_path FILE-OR-FOLDER"):
+        extend_run(certificates()[0], 3, str(tmp_path / "more"))
+    assert extend_run(certificates()[0], 3, str(tmp_path / "more"), Places(corpus_path=str(moved))).n_added == 3
+    for file in sorted(moved.iterdir())[1:]:
+        file.unlink()
+    [found] = verify_deep([certificates()[0]], Places(corpus_path=str(moved)), share=1.0)
+    [wrong] = [str(check) for check in found.checks if check.name == "corpus"]
+    assert "count is not what is stated" in wrong
+    assert len(wrong) < 300
+
+
+def test_a_failure_probability_at_which_nothing_is_known_is_refused(invented_slots: Callable[..., Any]) -> None:
+    corpus = invented_slots([6] * 10, [1] * 5 + [0] * 5)
+    assert corpus_facts(corpus, Settings()).n_tokens == 4
+    with pytest.raises(UsageError, match="at failure_prob=1e-300 nothing is known of how many tokens invented has"):
+        corpus_facts(corpus, Settings(failure_prob=1e-300))
 
 
 @pytest.fixture

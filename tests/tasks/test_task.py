@@ -121,7 +121,7 @@ class WithoutEnd:
     [
         ({"context": 65}, UsageError, "^context=65 is longer than the model allows: use at most 64$"),
         ({"corpus_path": "/nowhere"}, CorpusError, "^/nowhere does not exist"),
-        ({"corpus_path": None}, UsageError, "^corpus 'local' needs its place: pass corpus_path="),
+        ({"corpus_path": None}, UsageError, "^corpus 'local' needs its place: pass --corpus_path"),
         ({"method": "bernstein"}, UsageError, "^unknown method 'bernstein'"),
         ({"compressor": "rar"}, UsageError, "^no compressor is called 'rar'"),
         ({"windws": 5}, UsageError, "^unknown metadata key 'windws': did you mean 'windows'\\?$"),

@@ -48,7 +48,8 @@ def antibody_parameters(corpus_id: str, defaults: Mapping[str, Any], path: str |
     """
     if path is None:
         raise UsageError(
-            f"corpus {corpus_id!r} needs its place: pass corpus_path=FOLDER, with data units (.csv.gz), in --metadata"
+            f"corpus {corpus_id!r} needs its place: pass --corpus_path FOLDER, with data units (.csv.gz); to plain "
+            "lm_eval --metadata corpus_path=..."
         )
     location, is_folder = locate_source(path)
     values = {**defaults, "path": str(location)}

@@ -1,18 +1,17 @@
 """Any bytes of files of any size: local ones, those behind URLs, and those of data sets on the Hub."""
 
 from lm_bounds.corpora.byte_source.files import (
-    LARGEST_POINTER_BYTES,
     ByteRange,
     ByteSource,
     FileFacts,
     LocalBytes,
     refuse_pointer,
+    refuse_pointers,
 )
 from lm_bounds.corpora.byte_source.hub_files import parse_place
 from lm_bounds.corpora.byte_source.places import is_remote, open_bytes
 
 __all__ = [
-    "LARGEST_POINTER_BYTES",
     "ByteRange",
     "ByteSource",
     "FileFacts",
@@ -21,4 +20,5 @@ __all__ = [
     "open_bytes",
     "parse_place",
     "refuse_pointer",
+    "refuse_pointers",
 ]

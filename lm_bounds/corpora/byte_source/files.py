@@ -15,7 +15,7 @@ from typing import NamedTuple, Protocol
 from lm_bounds.errors import CorpusError
 
 _POINTER = b"version https://git-lfs.github.com/spec/"
-LARGEST_POINTER_BYTES = 1024  # by the specification of git-lfs
+_LARGEST_POINTER_BYTES = 1024  # by the specification of git-lfs
 
 
 @dataclass(frozen=True)
@@ -65,18 +65,35 @@ class ByteSource(Protocol):
         ...
 
 
-def refuse_pointer(facts: FileFacts, head: bytes) -> None:
+def refuse_pointer(place: str, n_bytes: int, head: bytes) -> None:
     """Refuses what git-lfs leaves in the place of a file that was not fetched.
 
     Args:
-        facts: of the file.
-        head: its first bytes.
+        place: where the file is, for the message.
+        n_bytes: its size.
+        head: its first bytes, at least 64 of them or all.
 
     Raises:
         CorpusError: it is a pointer.
     """
-    if head.startswith(_POINTER):
-        raise CorpusError(f"{facts.place} is a pointer of git-lfs and not the file itself: run git lfs pull")
+    if n_bytes <= _LARGEST_POINTER_BYTES and head.startswith(_POINTER):
+        raise CorpusError(f"{place} is a pointer of git-lfs and not the file itself: run git lfs pull")
+
+
+def refuse_pointers(source: ByteSource, numbers: Sequence[int]) -> None:
+    """Refuses files that are pointers of git-lfs, at the cost of reading those that are small.
+
+    Args:
+        source: of the files.
+        numbers: of those that are looked at.
+
+    Raises:
+        CorpusError: one is a pointer, or cannot be read.
+    """
+    small = [number for number in numbers if source.files[number].n_bytes <= _LARGEST_POINTER_BYTES]
+    ranges = [ByteRange(number, 0, source.files[number].n_bytes) for number in small]
+    for number, content in zip(small, source.read_many(ranges), strict=True):
+        refuse_pointer(source.files[number].place, source.files[number].n_bytes, content)
 
 
 class LocalBytes:

@@ -267,5 +267,15 @@ def _retry_after(given: str | None) -> float | None:
     return max(0.0, (aware - datetime.now(timezone.utc)).total_seconds())
 
 
+_REFUSED = re.compile("Connection refused|actively refused")
+_LONGEST_REASON = 120
+_NO_NAME = re.compile("NameResolution|Name or service not known|getaddrinfo|nodename nor servname")
+
+
 def _in_short(error: Exception) -> str:
-    return f"{type(error).__name__}: {str(error)[:200]}"
+    """What went wrong with a connection, without the URL, which is said already."""
+    text = str(error)
+    for pattern, meaning in ((_NO_NAME, "the server's name is not known"), (_REFUSED, "the connection was refused")):
+        if pattern.search(text):
+            return meaning
+    return f"{type(error).__name__}: {text if len(text) <= _LONGEST_REASON else text[:_LONGEST_REASON] + '...'}"

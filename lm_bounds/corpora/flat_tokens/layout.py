@@ -93,7 +93,7 @@ def _described(
 ) -> tuple[np.dtype[Any], Part]:
     if not facts.n_bytes:
         raise CorpusError(f"{facts.place} is empty; it must hold little-endian {default.name} token ids")
-    refuse_pointer(facts, head)
+    refuse_pointer(facts.place, facts.n_bytes, head)
     if head.startswith(_NPY_MAGIC):
         dtype, offset, n_ids = _npy_header(facts, head)
     elif len(head) >= LLMC_HEADER_BYTES and int.from_bytes(head[:4], "little") in _LLMC:

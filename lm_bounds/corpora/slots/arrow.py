@@ -13,7 +13,7 @@ from lm_bounds.corpora.byte_source import ByteRange
 from lm_bounds.corpora.slots.protocol import Cell
 from lm_bounds.corpora.slots.stored_cells import StoredCells, sizes_sha256
 from lm_bounds.corpora.slots.texts import EXTRA_SLOTS, Document, document_of_bytes
-from lm_bounds.corpora.text_columns import ArrowColumn, Strings
+from lm_bounds.corpora.text_columns import ArrowColumn, MappedFiles, Strings
 from lm_bounds.corpora.token_stream import IntArray
 
 
@@ -37,7 +37,8 @@ class ArrowRows(StoredCells):
 
     @cached_property
     def _columns(self) -> list[ArrowColumn]:
-        return [ArrowColumn(Path(self.stored.files[number].place), self.column) for number in self.order]
+        mapped = MappedFiles()
+        return [ArrowColumn(Path(self.stored.files[number].place), self.column, mapped) for number in self.order]
 
     @cached_property
     def _batches(self) -> list[_Batch]:
@@ -61,7 +62,6 @@ class ArrowRows(StoredCells):
         """
         numbers, firsts = np.unique(self.part_of(slot), return_index=True)
         parts = {self._batches[number].part for number in numbers.tolist()}
-        self.stored.read_many([ByteRange(self.order[part], 0, 0) for part in parts])  # each is what was opened
         found: list[Cell] = []
         for number, slots in zip(numbers.tolist(), np.split(slot, firsts[1:]), strict=True):
             batch = self._batches[number]
@@ -75,6 +75,7 @@ class ArrowRows(StoredCells):
                 else:
                     document = Document("") if strings.is_null[row] else document_of_bytes(strings.content(row))
                     found.append(Cell(base, int(edges[row + 1] - edges[row]), document, f"{where}, row {row}"))
+        self.stored.read_many([ByteRange(self.order[part], 0, 0) for part in parts])  # each is what was opened
         return found
 
 

@@ -105,9 +105,10 @@ class SlotCorpus(UnlistedDocuments):
         found = counted(counting, self._read.of, self.cache_dir)
         count = found.count
         if not count.at_least(SHOWN_FAILURE_PROB):
+            wrong = "" if self._read.first_wrong is None else f", such as {self._read.first_wrong}"
             raise CorpusError(
                 f"{self.source}: hardly any token was found at {count.drawn} uniform places ({count.void} of them in "
-                f"malformed rows); check that these are files of corpus {self.corpus_id!r}"
+                f"malformed rows{wrong}); check that these are files of corpus {self.corpus_id!r}"
             )
         return found
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from lm_bounds.corpora.byte_source import LARGEST_POINTER_BYTES, ByteRange, ByteSource, refuse_pointer
+from lm_bounds.corpora.byte_source import ByteRange, ByteSource, refuse_pointers
 from lm_bounds.corpora.byte_source.block_cache import BLOCK_BYTES
 from lm_bounds.corpora.slots.protocol import Cell
 from lm_bounds.corpora.slots.stored_cells import StoredCells, sizes_sha256
@@ -207,7 +207,4 @@ def check_line_files(source: ByteSource) -> None:
             raise CorpusError(f"{file.place} is empty; get it again, or leave it out")
         if file.name.lower().endswith(_PACKED):
             raise CorpusError(f"{file.place} is no file of lines; unpack it, or name those that are")
-    small = [number for number, file in enumerate(source.files) if file.n_bytes <= LARGEST_POINTER_BYTES]
-    heads = source.read_many([ByteRange(number, 0, source.files[number].n_bytes) for number in small])
-    for number, head in zip(small, heads, strict=True):
-        refuse_pointer(source.files[number], head)
+    refuse_pointers(source, range(len(source.files)))

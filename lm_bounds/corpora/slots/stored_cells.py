@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,7 +16,7 @@ from lm_bounds.corpora.token_stream import IntArray
 
 
 @dataclass(frozen=True, eq=False)
-class StoredCells:
+class StoredCells(ABC):
     """Cells in files that follow each other.
 
     Args:
@@ -46,9 +47,9 @@ class StoredCells:
         """First slots of parts (files, row groups, record batches), and the number of slots. # shape: (parts + 1,)"""
         return np.concatenate([[0], np.cumsum(self.part_slots(), dtype=np.int64)])
 
+    @abstractmethod
     def part_slots(self) -> IntArray:
         """How many slots each part has. # shape: (parts,)"""
-        raise NotImplementedError
 
     @property
     def number(self) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lm_bounds.corpora.byte_source import ByteSource, LocalBytes
+from lm_bounds.corpora.byte_source import ByteSource, LocalBytes, refuse_pointers
 from lm_bounds.corpora.protocol import Tokenizer
 from lm_bounds.corpora.slots.arrow import ArrowRows
 from lm_bounds.corpora.slots.corpus import SlotCorpus
@@ -45,7 +45,7 @@ def open_texts(
         cache_dir: folder in which the number of tokens is kept.
 
     Raises:
-        CorpusError: the files cannot be read, or are of no kind or of several.
+        CorpusError: the files cannot be read, are pointers of git-lfs, or are of no kind or of several.
     """
     cells = _cells(source, column)
     if not cells.number:
@@ -65,11 +65,10 @@ def _cells(source: ByteSource, column: str) -> Cells:
             "those of one kind in a folder of their own"
         )
     [kind] = kinds
+    if kind == ".arrow" and not isinstance(source, LocalBytes):
+        raise CorpusError(f"{kinds[kind]}: .arrow files are read on this machine alone: download them, or use .parquet")
+    refuse_pointers(source, order)
     if kind == ".arrow":
-        if not isinstance(source, LocalBytes):
-            raise CorpusError(
-                f"{kinds[kind]}: .arrow files are read on this machine alone: download them, or use .parquet"
-            )
         return ArrowRows(source, order, column)
     if kind == ".parquet":
         return ParquetRows(source, order, column)

@@ -18,6 +18,9 @@ _LOG = logging.getLogger("lm_bounds")
 _FIRST_GROUP, _LARGEST_GROUP = 8, 512
 _GROUP_BYTES = 1 << 26
 _KEPT_TOKENS = 1 << 24
+# So many malformed rows are reported one by one, and later on those with these numbers.
+_REPORTED = 20
+_MILESTONES = frozenset(10**power for power in range(2, 19))
 
 
 class TokenCells:
@@ -36,6 +39,7 @@ class TokenCells:
         self._known = _KnownCells()
         self._group = _FIRST_GROUP
         self._reported: set[int] = set()
+        self.first_wrong: str | None = None  # the first malformed row that was met, and what is wrong with it
 
     def of(self, slot: IntArray) -> Iterator[tuple[Cell, CellTokens]]:
         """The cell of each slot, without its content, and its tokens; each malformed one is reported once.
@@ -90,11 +94,17 @@ class TokenCells:
         return found
 
     def _report(self, cell: Cell, reason: str) -> None:
-        if cell.base not in self._reported:
-            self._reported.add(cell.base)
+        if cell.base in self._reported:
+            return
+        self._reported.add(cell.base)
+        self.first_wrong = self.first_wrong or f"{cell.where}: {reason}"
+        n = len(self._reported)
+        if n <= _REPORTED or n in _MILESTONES:
             _LOG.warning(
                 "%s: %s: left out, and the number of tokens is lowered for what is like it", cell.where, reason
             )
+        if n == _REPORTED or n in _MILESTONES:
+            _LOG.warning("that was malformed row number %d; later ones are counted, and few of them are shown", n)
 
 
 class _KnownCells:

@@ -111,10 +111,10 @@ class TokenRowReader:
             raise ValueError(f"{len(ids)} ids where a row has {self.rows.stored}")
         if set(map(type, ids)) != {int}:  # a bool is no number here
             place = next(number for number, each in enumerate(ids) if type(each) is not int)
-            raise ValueError(f"id {place} is no whole number")
+            raise ValueError(f"the id at position {place} is no whole number")
         if min(ids) < 0 or max(ids) >= self.n_entries:
             place = next(number for number, each in enumerate(ids) if not 0 <= each < self.n_entries)
-            raise ValueError(f"id {place} is {str(ids[place])[:20]}, ids must be below {self.n_entries}")
+            raise ValueError(f"the id at position {place} is {ids[place]}, ids must be below {self.n_entries}")
         return ids
 
 

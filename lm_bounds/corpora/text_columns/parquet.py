@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import Any, NamedTuple
 
 from lm_bounds.corpora.byte_source import ByteRange, ByteSource
+from lm_bounds.corpora.text_columns.footer import Footer
 from lm_bounds.corpora.text_columns.strings import Strings, check_strings, reading
 from lm_bounds.errors import CorpusError
 
@@ -19,7 +20,6 @@ _TAILS_TOGETHER = 256
 _BATCH_ROWS = 1 << 8
 _FETCHED_TOGETHER = 1 << 26
 _KEPT_FOOTERS = 16
-_LARGEST_BYTES = 1 << 40
 
 
 class RowGroup(NamedTuple):
@@ -63,8 +63,8 @@ class ParquetColumn:
         found: list[RowGroup] = []
         for first in range(0, len(self._order), _TAILS_TOGETHER):
             part = self._order[first : first + _TAILS_TOGETHER]
-            for file, footer in zip(part, self._read_footers(part), strict=True):
-                found += self._groups_of(file, self._parsed(file, footer))
+            for file, content in zip(part, self._read_footers(part), strict=True):
+                found += self._groups_of(file, content)
         return found
 
     def _place(self, file: int) -> str:
@@ -110,22 +110,18 @@ class ParquetColumn:
         [content] = self._read_footers([file])
         return self._parsed(file, content)
 
-    def _groups_of(self, file: int, footer: Any) -> Iterator[RowGroup]:
-        place, n_bytes = self._place(file), self._source.files[file].n_bytes
+    def _groups_of(self, file: int, content: bytes) -> Iterator[RowGroup]:
+        place = self._place(file)
         with reading(place, "parquet"):
-            check_strings(footer.schema.to_arrow_schema(), self._column, place)
-            [leaf] = [n for n in range(footer.num_columns) if footer.schema.column(n).path == self._column]
-        for number in range(footer.num_row_groups):
-            with reading(place, "parquet"):
-                group = footer.row_group(number)
-                chunk = group.column(leaf)
-                start, dictionary = chunk.data_page_offset, chunk.dictionary_page_offset or 0
-                start = dictionary if 0 < dictionary < start else start
-                stop = start + chunk.total_compressed_size
-                rows, unpacked = group.num_rows, chunk.total_uncompressed_size
-            if not (0 <= start <= stop <= n_bytes and 0 <= rows < _LARGEST_BYTES and 0 <= unpacked < _LARGEST_BYTES):
-                raise CorpusError(f"{place}: its footer says what cannot be of row group {number}: copy it again")
-            yield RowGroup(file, number, rows, unpacked, ByteRange(file, start, stop))
+            footer = Footer(content[:-_END_BYTES])  # before pyarrow, which does not bound how deep it goes
+            parsed = self._parsed(file, content)
+            check_strings(parsed.schema.to_arrow_schema(), self._column, place)
+            chunks = footer.chunks(self._column, place, self._source.files[file].n_bytes)
+            if (parsed.num_columns, parsed.num_row_groups) != (footer.n_leaves, len(chunks)):
+                raise ValueError("its footer can be read in two ways")
+        for number, chunk in enumerate(chunks):
+            stored = ByteRange(file, chunk.start, chunk.stop)
+            yield RowGroup(file, number, chunk.n_rows, chunk.n_bytes, stored)
 
     def fetched(self, groups: Sequence[RowGroup]) -> Iterator[tuple[RowGroup, bytes]]:
         """Row groups with the bytes of the column: up to 64 MiB of them are read together, or a single longer one."""
@@ -165,7 +161,8 @@ class ParquetColumn:
                 batch = next(batches, None)
                 if batch is None:
                     return
-                strings = Strings(batch.column(0))
+                # By its name: with "a.b" comes a structure "a" that has a "b".
+                strings = Strings(batch.column(self._column))
             yield strings
 
 

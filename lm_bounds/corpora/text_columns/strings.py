@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -9,24 +11,31 @@ from typing import Any
 import numpy as np
 
 from lm_bounds.corpora.token_stream import IntArray
-from lm_bounds.errors import CorpusError
+from lm_bounds.errors import CorpusError, printable
 
 _MOST_NAMES = 10
+_LONGEST_NAME = 100
+_LONGEST_REASON = 300
 
 
 @contextmanager
 def reading(place: str, kind: str) -> Iterator[None]:
-    """Says in one line which file is damaged, whatever pyarrow found.
+    """Says in one line which file is damaged, whatever was found; of one that could not be opened, why.
 
     Raises:
-        CorpusError: in place of what pyarrow raises.
+        CorpusError: in place of what pyarrow raises, and of a value error.
     """
     import pyarrow
 
     try:
         yield
-    except (pyarrow.ArrowException, OSError, EOFError) as error:
-        reason = (str(error).strip() or type(error).__name__).partition("\n")[0]
+    except (pyarrow.ArrowException, OSError, EOFError, ValueError) as error:
+        number = getattr(error, "errno", None)
+        if number not in (None, errno.EINVAL):  # EINVAL: a place in the file that cannot be, or nothing to map
+            too_many = number in (errno.EMFILE, errno.ENFILE)
+            advice = "let more files be open (ulimit -n)" if too_many else "check that it exists and its permissions"
+            raise CorpusError(f"{place} cannot be read: {os.strerror(number)}; {advice}") from error
+        reason = printable((str(error).strip() or type(error).__name__).partition("\n")[0], _LONGEST_REASON)
         raise CorpusError(
             f"{place} cannot be read as {kind}: {reason}; it is cut off, damaged, or only a pointer of git-lfs: copy "
             "it again"
@@ -38,13 +47,15 @@ def check_strings(schema: Any, column: str, place: str) -> None:
 
     Raises:
         CorpusError: naming the columns that there are.
+        ValueError: their names are not UTF-8.
     """
     from pyarrow import types
 
     fields = [field for field in schema if field.name == column]
     if len(fields) == 1 and (types.is_string(fields[0].type) or types.is_large_string(fields[0].type)):
         return
-    shown = ", ".join(f"{field.name} ({field.type})" for field in list(schema)[:_MOST_NAMES])
+    names = [printable(f"{field.name} ({field.type})", _LONGEST_NAME) for field in list(schema)[:_MOST_NAMES]]
+    shown = ", ".join(names)
     more = ", ..." if len(schema) > _MOST_NAMES else ""
     raise CorpusError(
         f'{place}: need one column "{column}" of strings, found the columns: {shown or "none"}{more}; rename the column'

@@ -225,7 +225,7 @@ def test_malformed_parameters(parameters_file: Callable[..., Path], content: str
 
 
 def test_a_place_is_needed(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="corpus 'oas' needs its place: pass corpus_path=FOLDER"):
+    with pytest.raises(UsageError, match="corpus 'oas' needs its place: pass --corpus_path FOLDER"):
         check_source(SPEC, None)
     with pytest.raises(CorpusError, match="does not exist"):
         check_source(SPEC, str(tmp_path / "none"))

@@ -144,7 +144,7 @@ def test_secrets_are_not_shown(server: Any, reader: RangeReader) -> None:
 
 
 def test_nobody_there(reader: RangeReader, pauses: list[float]) -> None:
-    with pytest.raises(CorpusError, match=r"not to be had in 4 attempts, the last one: ConnectionError"):
+    with pytest.raises(CorpusError, match=r"not to be had in 4 attempts, the last one: the connection was refused"):
         reader.opened(Resource("http://127.0.0.1:9/a.bin"))
     with pytest.raises(CorpusError, match="cannot be read: "):
         reader.opened(Resource("http://"))

@@ -113,8 +113,9 @@ def test_data_sets_on_the_hub(hub: Any, open_it: Any, tmp_path: Path) -> None:
         ("a.jsonl.gz", r"\.gz is no kind of text"),
         ("plain", "a name without a suffix is no kind of text"),
         ("a.arrow", r"\.arrow files are read on this machine alone"),
-        ("a.parquet", "does not end as a parquet file does"),
-        ("a.jsonl", "hardly any token was found|git-lfs"),
+        ("a.parquet", r"a\.parquet is a pointer of git-lfs"),
+        ("a.jsonl", r"a\.jsonl is a pointer of git-lfs"),
+        ("a.txt", r"a\.txt is a pointer of git-lfs"),
     ],
 )
 def test_what_is_no_text_is_refused(name: str, message: str, server: Any, open_it: Any) -> None:

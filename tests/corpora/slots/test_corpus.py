@@ -202,7 +202,7 @@ def test_the_hash_is_that_of_sizes_rules_and_contents(invented_slots: Make) -> N
 
 
 def test_files_without_tokens_are_refused(invented_slots: Make) -> None:
-    with pytest.raises(CorpusError, match=r"hardly any token .* \(1024 of them in malformed rows\)"):
+    with pytest.raises(CorpusError, match=r"\(1024 of them in malformed rows, such as invented, cell 0: is malf"):
         _ = invented_slots([10, 10], [-1, -1]).n_tokens
 
 
@@ -228,3 +228,14 @@ def test_a_declared_number_is_lowered_enough_however_short_malformed_lines_are(
 def test_ids_that_the_model_does_not_know_are_refused(invented_slots: Make) -> None:
     with pytest.raises(CorpusError, match=r"invented, cell 3: the id 3, ids must be below 3; use the model's own"):
         invented_slots([5] * 4, [2] * 4, n_ids=3).tokens_at(np.arange(20))
+
+
+def test_few_of_many_malformed_cells_are_shown(invented_slots: Make, caplog: pytest.LogCaptureFixture) -> None:
+    corpus = invented_slots([4] * 300, [1, -1, -1] * 100)
+    with caplog.at_level(logging.WARNING, logger="lm_bounds"):
+        corpus.tokens_at(np.arange(corpus.number))
+    messages = [record.getMessage() for record in caplog.records]
+    assert sum("is malformed: left out" in message for message in messages) == 21  # the first 20, and number 100
+    assert [message for message in messages if message.startswith("that was")] == [
+        f"that was malformed row number {n}; later ones are counted, and few of them are shown" for n in (20, 100)
+    ]

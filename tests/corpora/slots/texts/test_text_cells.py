@@ -158,6 +158,8 @@ def test_lines_that_are_no_documents_are_void(tmp_path: Path, shapes: Any, plain
         b'["text"]': "found a JSON list",
         b'{"text": null}': r"found the fields: text (NoneType)",
         b'{"content": "a"}': r'need a string field "text", found the fields: content (str)',
+        b'{"\\u001b[2J\\ud800 \\n": "a"}': "found the fields: ?[2J? (str)",
+        b'{"' + b"n" * 9_999 + b'": "a", "b": 1}': f"found the fields: {'n' * 100}...",
         b'{"text": "\\ud83d"}': "half a surrogate",
         b'{"text": "caf\xe9"}': "not UTF-8",
         b" \r": None,
@@ -170,6 +172,7 @@ def test_lines_that_are_no_documents_are_void(tmp_path: Path, shapes: Any, plain
     for (cell, tokens), reason in zip(cells, lines.values(), strict=True):
         assert (tokens.void is None) == (reason is None)
         assert reason is None or (reason in tokens.void and tokens.n_void == cell.n_slots)
+        assert reason is None or (tokens.void.isprintable() and len(tokens.void) < 200)
     texts = [bytes(tokens.ids[:-1].tolist()) for _, tokens in cells if tokens.ids.size]
     assert texts == [b"fine", b"last"]
 
@@ -238,6 +241,28 @@ def test_files_that_are_not_text(content: bytes, message: str, tmp_path: Path, s
     (tmp_path / "t.txt").write_bytes(content)
     with pytest.raises(CorpusError, match=message):
         _ = shapes.opened(shapes.local(tmp_path), plain_bytes(), tmp_path / "cache").n_tokens
+
+
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"a" * 64 + b"\nsize 1234567\n"
+
+
+@pytest.mark.parametrize("name", ["b.txt", "b.jsonl", "b.parquet", "b.arrow", "b.md"])
+def test_pointers_of_git_lfs_are_no_text(name: str, tmp_path: Path, shapes: Any, plain_bytes: Any) -> None:
+    folder, cache = tmp_path / "text", tmp_path / "cache"
+    shapes.write(folder, Path(name).suffix[1:], [["a document", "b"] * 30])
+    (folder / name).write_bytes(POINTER)
+    (folder / ".hidden").write_bytes(POINTER)
+    with pytest.raises(CorpusError, match=rf"{name} is a pointer of git-lfs and not the file itself"):
+        shapes.opened(shapes.local(folder), plain_bytes(), cache)
+    for place in (folder, folder / name):
+        with pytest.raises(CorpusError, match=rf"{name} .* pointer of git-lfs"):
+            open_local(place, plain_bytes(), end_of_text_id=256, n_logits=None, cache_dir=cache)
+    if name not in ("b.parquet", "b.arrow"):  # longer than any pointer, it is text about one
+        (folder / name).write_bytes(b'{"text": "a"}\n' * 100 if name == "b.jsonl" else POINTER * 10)
+    else:
+        (folder / name).unlink()
+    assert shapes.opened(shapes.local(folder), plain_bytes(), cache, 256).n_tokens > 0
+    assert open_local(folder, plain_bytes(), end_of_text_id=256, n_logits=None, cache_dir=cache).n_tokens > 0
 
 
 def test_files_of_no_kind_or_of_several(tmp_path: Path, shapes: Any, plain_bytes: Any) -> None:
