@@ -242,8 +242,9 @@ def corpus_facts(corpus: Corpus, settings: Settings) -> CorpusFacts:
     """
     count = None if corpus.count is None else corpus.count.to_dict()
     n_metrics = len(corpus_spec(corpus.corpus_id).metrics)
-    n_tokens = corpus.n_tokens
-    if corpus.count is not None:
+    if corpus.count is None:
+        n_tokens = corpus.n_tokens
+    else:
         n_tokens = corpus.count.at_least(Levels.of(settings.to_dict(), n_metrics, count).count)
         if not n_tokens:
             raise UsageError(

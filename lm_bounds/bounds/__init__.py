@@ -35,6 +35,7 @@ from lm_bounds.bounds.statistics import (
 )
 from lm_bounds.bounds.token_count import SHARE_GRID, TokenCount, counted_slots, mean_lower, proportion_upper
 from lm_bounds.bounds.upper import (
+    bernoulli_kl,
     bernstein_upper,
     chernoff_kl_upper,
     hoeffding_upper,
@@ -71,6 +72,7 @@ __all__ = [
     "TokenStatistics",
     "TopKError",
     "azuma_bound",
+    "bernoulli_kl",
     "bernstein_upper",
     "certify",
     "check_method",

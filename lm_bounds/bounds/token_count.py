@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from lm_bounds.bounds.upper import bernoulli_kl
 from lm_bounds.errors import UsageError
 
 SHARE_GRID = 1 << 10
@@ -51,8 +52,7 @@ def mean_lower(values: npt.ArrayLike, counts: npt.ArrayLike, failure_prob: float
         with np.errstate(divide="ignore"):
             growth = np.log1p(_STAKES[:, None] * (observed / mean - 1.0)[None, :])
         terms = np.where(weights > 0, growth * np.maximum(weights, 1), 0.0).sum(axis=1)
-        largest = float(terms.max())
-        return largest > -math.inf and largest + math.log(float(np.exp(terms - largest).sum())) >= threshold
+        return bool(np.logaddexp.reduce(terms) >= threshold)
 
     low, high = 0.0, 1.0
     for _ in range(_BISECTIONS):
@@ -86,9 +86,7 @@ def proportion_upper(successes: int, trials: int, failure_prob: float) -> float:
 
     def log_at_most(p: float) -> float:
         """ln P(at most so many successes)."""
-        terms = log_ways + numbers * math.log(p) + (trials - numbers) * math.log1p(-p)
-        largest = float(terms.max())
-        return largest + math.log(float(np.exp(terms - largest).sum()))
+        return float(np.logaddexp.reduce(log_ways + numbers * math.log(p) + (trials - numbers) * math.log1p(-p)))
 
     low, high = 0.0, 1.0
     for _ in range(_BISECTIONS):
@@ -101,9 +99,7 @@ def _chernoff(n: int, p: float, room: float, *, fewer: bool) -> float:
     """The smallest (``fewer``) or largest N with N kl(n/N, p) <= room."""
 
     def excess(total: float) -> float:
-        q = min(1.0, n / total)
-        first = q * math.log(q / p) if q > 0.0 else 0.0
-        return total * (first + ((1.0 - q) * math.log((1.0 - q) / (1.0 - p)) if q < 1.0 else 0.0)) - room
+        return total * bernoulli_kl(min(1.0, n / total), p) - room
 
     p = min(max(p, 1e-12), 1.0 - 1e-12)
     expected = max(n, 1) / p

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from lm_bounds.bounds import TokenCount, method_from_dict
+from lm_bounds.bounds import TokenCount, bernoulli_kl, method_from_dict
 from lm_bounds.certificates.consistency import window_failures
 from lm_bounds.certificates.evidence import MeasuredCode, Observations, certify_seed_parts
 from lm_bounds.codelength import Prior
@@ -96,13 +96,9 @@ def _slots_at(attempt: IntArray, n_slots: int, seed: int) -> IntArray:
 def _are_alike(one: tuple[int, int], other: tuple[int, int]) -> bool:
     """Whether two numbers of successes, each of so many trials, can have one probability: their likelihood ratio."""
     pooled = (one[0] + other[0]) / (one[1] + other[1])
-
-    def loss(share: float, p: float) -> float:
-        return share * math.log(share / p) if share > 0.0 else 0.0
-
-    excess = sum(
-        trials * (loss(k / trials, pooled) + loss(1.0 - k / trials, 1.0 - pooled)) for k, trials in (one, other)
-    )
+    if not 0.0 < pooled < 1.0:  # then both shares are the same
+        return True
+    excess = sum(trials * bernoulli_kl(k / trials, pooled) for k, trials in (one, other))
     return excess <= 2.0 * (math.log(one[1] + 1.0) - math.log(_CHANCE))
 
 

@@ -38,15 +38,15 @@ def stored_tokenizer(stored: StoredTokens, folder: Path | None) -> Any:
     Raises:
         CorpusError: it cannot be loaded, or is another one.
     """
-    file = None if folder is None else folder / _TOKENIZER_FILE
+    beside = None if folder is None else folder / _TOKENIZER_FILE
+    file = beside if beside is not None and beside.is_file() else None
     cure = f"put {_TOKENIZER_FILE} of {stored.tokenizer} beside the files and pass their folder as corpus_path"
     try:
-        found = named_tokenizer(stored.tokenizer) if file is None or not file.is_file() else _of_file(file)
+        found = named_tokenizer(stored.tokenizer) if file is None else _of_file(file)
     except CorpusError as error:
         raise CorpusError(f"{error}; {cure}{_offline()}") from error
-    place = stored.tokenizer if file is None or not file.is_file() else str(file)
     if not is_stored_in(found, stored):
-        raise CorpusError(f"the tokenizer of {place} has other entries than {stored.name}; {cure}")
+        raise CorpusError(f"the tokenizer of {file or stored.tokenizer} has other entries than {stored.name}; {cure}")
     return found
 
 

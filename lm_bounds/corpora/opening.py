@@ -25,7 +25,6 @@ from lm_bounds.corpora.stored import (
     open_stored_texts,
 )
 from lm_bounds.corpora.synthetic import SyntheticCorpus, SyntheticParameters, synthetic_parameters
-from lm_bounds.corpora.tokenizer_hash import tokenizer_sha256
 from lm_bounds.errors import CorpusError, UsageError
 
 
@@ -104,7 +103,7 @@ def _open_files(given: Request) -> Corpus:
 
 def _open_sequences(given: Request) -> Corpus:
     check_number_tokenizer(given.tokenizer, given.spec.id)
-    return SyntheticCorpus(given.spec.id, parameters(given.spec, given.path), tokenizer_sha256(given.tokenizer))
+    return SyntheticCorpus(given.spec.id, parameters(given.spec, given.path), given.tokenizer_sha256)
 
 
 def _check_antibodies(spec: CorpusSpec, path: str | None) -> None:

@@ -11,6 +11,7 @@ from lm_bounds.corpora.named_tokenizer import is_stored_in
 from lm_bounds.corpora.protocol import Tokenizer
 from lm_bounds.corpora.spec import CorpusSpec, HubFiles, StoredTokens
 from lm_bounds.corpora.stored_files import open_stored_files
+from lm_bounds.corpora.tokenizer_hash import tokenizer_sha256
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,11 @@ class Request:
         """The tokenizer whose ids they hold."""
         assert self.spec.stored_in is not None, "every layout with token ids has one"
         return self.spec.stored_in
+
+    @cached_property
+    def tokenizer_sha256(self) -> str:
+        """Hash of the tokenizer of the language model."""
+        return tokenizer_sha256(self.tokenizer)
 
     @property
     def is_as_stored(self) -> bool:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from lm_bounds.corpora.byte_source import refuse_pointer
+from lm_bounds.corpora.byte_source import refuse_pointer, unreadable
 from lm_bounds.errors import CorpusError
 
 TABLE_SUFFIXES = (".parquet", ".arrow")
@@ -163,13 +163,6 @@ def files_sha256(files: tuple[SourceFile, ...]) -> str:
                     content.update(block)
                     block = stream.read(_READ_BYTES)
         except OSError as error:
-            raise unreadable(file, error) from error
+            raise unreadable(file.path, error) from error
         digest.update(json.dumps([file.name, file.n_bytes, content.hexdigest()]).encode())
     return digest.hexdigest()
-
-
-def unreadable(file: SourceFile, error: OSError) -> CorpusError:
-    """What to say where a file cannot be read."""
-    return CorpusError(
-        f"{file.path} cannot be read: {error.strerror or error}; check that it exists and its permissions"
-    )

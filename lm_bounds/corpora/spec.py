@@ -183,6 +183,25 @@ class CorpusSpec:
         raise CorpusError(f"corpus {self.id!r}: {name} must be {wanted}, given {given!r}")
 
 
+def check_parameters(corpus_id: str, given: Mapping[str, Any], types: Mapping[str, tuple[type, ...]]) -> None:
+    """Refuses other parameters of a layout than its own, or one of another type.
+
+    Args:
+        corpus_id: of the corpus, for the message.
+        given: the parameters by name.
+        types: those that each may have; a truth value is no number.
+
+    Raises:
+        CorpusError: naming the parameter.
+    """
+    for name in [*types, *given]:
+        if name not in given or name not in types:
+            raise CorpusError(f"corpus {corpus_id!r}: the parameters must be exactly {', '.join(types)}; see {name!r}")
+    for name, value in given.items():
+        if not isinstance(value, types[name]) or (isinstance(value, bool) and bool not in types[name]):
+            raise CorpusError(f"corpus {corpus_id!r}: parameter {name} is malformed, given {value!r}")
+
+
 def _refuse(name: str, wanted: str, given: object) -> NoReturn:
     raise CorpusError(f"{name} must be {wanted}, given {given!r}")
 

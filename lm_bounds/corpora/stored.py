@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from lm_bounds.corpora.flat_tokens import FlatParameters, flat_parameters, registered_sequence, registered_tokens
 from lm_bounds.corpora.named_tokenizer import stored_tokenizer
 from lm_bounds.corpora.protocol import Corpus
@@ -18,7 +16,7 @@ from lm_bounds.corpora.slots import (
     open_token_rows,
 )
 from lm_bounds.corpora.slots.protocol import CellReader, Cells
-from lm_bounds.corpora.spec import CorpusSpec
+from lm_bounds.corpora.spec import CorpusSpec, check_parameters
 from lm_bounds.corpora.stored_files import folder_of
 from lm_bounds.corpora.tokenizer_hash import tokenizer_sha256
 from lm_bounds.errors import CorpusError
@@ -55,7 +53,7 @@ def open_flat(given: Request) -> Corpus:
         sequence,
         flat,
         end_of_text_id=given.stored_in.end_of_text_id,
-        tokenizer_hash=tokenizer_sha256(given.tokenizer),
+        tokenizer_hash=given.tokenizer_sha256,
         n_ids=given.n_stored_ids,
     )
 
@@ -67,7 +65,7 @@ def check_token_rows(spec: CorpusSpec) -> RowFormat:
         CorpusError: a parameter is unknown, missing or malformed.
     """
     numbers = ("stored", "counted", "skipped")
-    _check_parameters(spec, {**dict.fromkeys(numbers, int), "field": str})
+    check_parameters(spec.id, spec.parameters, {**dict.fromkeys(numbers, (int,)), "field": (str,)})
     return RowFormat(**spec.parameters)
 
 
@@ -83,7 +81,7 @@ def open_rows(given: Request) -> Corpus:
         given.source,
         check_token_rows(given.spec),
         n_entries=stored.entries,
-        tokenizer_hash=tokenizer_sha256(given.tokenizer),
+        tokenizer_hash=given.tokenizer_sha256,
         end_of_text_id=stored.end_of_text_id,
         n_ids=given.n_stored_ids,
         cache_dir=given.cache_dir,
@@ -98,7 +96,7 @@ def check_texts(spec: CorpusSpec) -> str:
     Raises:
         CorpusError: a parameter is unknown, missing or malformed.
     """
-    _check_parameters(spec, {"column": str})
+    check_parameters(spec.id, spec.parameters, {"column": (str,)})
     return str(spec.parameters["column"])
 
 
@@ -113,19 +111,11 @@ def open_stored_texts(given: Request) -> Corpus:
         given.source,
         check_texts(given.spec),
         given.tokenizer,
-        tokenizer_hash=tokenizer_sha256(given.tokenizer),
+        tokenizer_hash=given.tokenizer_sha256,
         end_of_text_id=given.end_of_text_id,
         n_ids=given.n_ids,
         cache_dir=given.cache_dir,
     )
-
-
-def _check_parameters(spec: CorpusSpec, wanted: Mapping[str, type]) -> None:
-    if set(spec.parameters) != set(wanted):
-        raise CorpusError(f"corpus {spec.id!r}: the parameters must be exactly {', '.join(wanted)}")
-    for name, kind in wanted.items():
-        if type(spec.parameters[name]) is not kind:
-            raise CorpusError(f"corpus {spec.id!r}: parameter {name} is malformed, given {spec.parameters[name]!r}")
 
 
 def _reencoded(given: Request, cells: Cells, stored_reader: CellReader) -> SlotCorpus:
@@ -154,7 +144,7 @@ def _reencoded(given: Request, cells: Cells, stored_reader: CellReader) -> SlotC
         given.spec.id,
         cells,
         reader,
-        tokenizer_sha256(given.tokenizer),
+        given.tokenizer_sha256,
         given.end_of_text_id,
         given.n_ids,
         given.cache_dir,

@@ -6,7 +6,7 @@ import fnmatch
 import re
 from pathlib import Path
 
-from lm_bounds.corpora.byte_source import ByteSource, is_remote, open_bytes
+from lm_bounds.corpora.byte_source import ByteSource, HubPlace, is_remote, open_bytes
 from lm_bounds.corpora.spec import HubFiles
 from lm_bounds.errors import CorpusError
 
@@ -17,7 +17,7 @@ def hub_place(hub: HubFiles) -> str:
     >>> hub_place(HubFiles("org/name", "main", "train/*.jsonl", None))
     'hf://datasets/org/name@main/train/*.jsonl'
     """
-    return f"hf://datasets/{hub.repository}@{hub.revision}/{hub.files}"
+    return str(HubPlace(hub.repository, hub.revision, hub.files))
 
 
 def open_stored_files(corpus_id: str, hub: HubFiles, path: str | None, cache_dir: Path) -> ByteSource:

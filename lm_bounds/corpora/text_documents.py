@@ -6,9 +6,9 @@ import io
 from collections.abc import Iterator
 from typing import NamedTuple, TextIO
 
-from lm_bounds.corpora.byte_source import LocalBytes
+from lm_bounds.corpora.byte_source import LocalBytes, unreadable
 from lm_bounds.corpora.json_line import parse_line
-from lm_bounds.corpora.source_files import TABLE_SUFFIXES, SourceFile, is_plain_text, suffix_of, unreadable
+from lm_bounds.corpora.source_files import TABLE_SUFFIXES, SourceFile, is_plain_text, suffix_of
 from lm_bounds.corpora.text_columns import ArrowColumn, ParquetColumn, Strings
 from lm_bounds.errors import CorpusError, printable
 
@@ -44,7 +44,7 @@ def text_pieces(files: tuple[SourceFile, ...]) -> Iterator[TextPiece]:
         except UnicodeDecodeError as error:
             raise _not_utf8(file.path, error) from error
         except OSError as error:
-            raise unreadable(file, error) from error
+            raise unreadable(file.path, error) from error
 
 
 def _documents(file: SourceFile) -> Iterator[TextIO]:

@@ -19,6 +19,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
+from lm_bounds.corpora.byte_source import unreadable
 from lm_bounds.corpora.source_files import names_below
 from lm_bounds.errors import CorpusError
 
@@ -160,7 +161,7 @@ def _file_sha256(path: Path) -> str:
             while block := stream.read(_READ_BYTES):
                 digest.update(block)
     except OSError as error:
-        raise _unreadable(path, error) from error
+        raise unreadable(path, error) from error
     return digest.hexdigest()
 
 
@@ -212,8 +213,4 @@ def _lines(path: Path) -> Iterator[str]:
             f"{path}:{number + 1}: the gzip file is cut off or damaged ({error}); download it again"
         ) from error
     except OSError as error:
-        raise _unreadable(path, error) from error
-
-
-def _unreadable(path: Path, error: OSError) -> CorpusError:
-    return CorpusError(f"{path} cannot be read: {error.strerror or error}; check that it exists and its permissions")
+        raise unreadable(path, error) from error

@@ -7,18 +7,21 @@ from lm_bounds.corpora.byte_source.files import (
     LocalBytes,
     refuse_pointer,
     refuse_pointers,
+    unreadable,
 )
-from lm_bounds.corpora.byte_source.hub_files import parse_place
+from lm_bounds.corpora.byte_source.hub_files import HubPlace, parse_place
 from lm_bounds.corpora.byte_source.places import is_remote, open_bytes
 
 __all__ = [
     "ByteRange",
     "ByteSource",
     "FileFacts",
+    "HubPlace",
     "LocalBytes",
     "is_remote",
     "open_bytes",
     "parse_place",
     "refuse_pointer",
     "refuse_pointers",
+    "unreadable",
 ]

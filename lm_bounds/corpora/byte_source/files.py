@@ -116,7 +116,7 @@ class LocalBytes:
         try:
             status = path.stat()
         except OSError as error:
-            raise _unreadable(path, error) from error
+            raise unreadable(path, error) from error
         return FileFacts(
             name, str(path), status.st_size, f"{status.st_size} {status.st_mtime_ns} {status.st_dev} {status.st_ino}"
         )
@@ -135,7 +135,7 @@ class LocalBytes:
                     for number in numbers:
                         found[number] = _read_exactly(stream, ranges[number], facts)
             except OSError as error:
-                raise _unreadable(path, error) from error
+                raise unreadable(path, error) from error
             self._check_unchanged(path, facts)
         return found
 
@@ -156,5 +156,6 @@ def _read_exactly(stream: io.FileIO, wanted: ByteRange, facts: FileFacts) -> byt
     return content
 
 
-def _unreadable(path: Path, error: OSError) -> CorpusError:
+def unreadable(path: Path, error: OSError) -> CorpusError:
+    """What to say where a file on this machine cannot be read."""
     return CorpusError(f"{path} cannot be read: {error.strerror or error}; check that it exists and its permissions")

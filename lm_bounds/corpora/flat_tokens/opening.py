@@ -15,6 +15,7 @@ from lm_bounds.corpora.flat_tokens.documents import Documents, FoundDocuments, L
 from lm_bounds.corpora.flat_tokens.layout import TOKEN_SUFFIXES, TokenFiles, in_order, token_files
 from lm_bounds.corpora.flat_tokens.megatron import INDEX_SUFFIX, MegatronIndex, read_index
 from lm_bounds.corpora.flat_tokens.stream import Rows, TokenSequence
+from lm_bounds.corpora.spec import check_parameters
 from lm_bounds.corpora.token_stream import IntArray, TokenArray, find_document_starts
 from lm_bounds.errors import CorpusError
 
@@ -58,13 +59,7 @@ def flat_parameters(corpus_id: str, given: Mapping[str, Any]) -> FlatParameters:
     Raises:
         CorpusError: one is unknown, missing or malformed.
     """
-    wanted = [each.name for each in fields(FlatParameters)]
-    for name in [*wanted, *given]:
-        if name not in given or name not in wanted:
-            raise CorpusError(f"corpus {corpus_id!r}: the parameters must be exactly {', '.join(wanted)}; see {name!r}")
-    for name, value in given.items():
-        if not isinstance(value, _TYPES[name]):
-            raise CorpusError(f"corpus {corpus_id!r}: parameter {name} is malformed, given {value!r}")
+    check_parameters(corpus_id, given, _TYPES)
     if given["dtype"] not in ("uint16", "uint32"):
         raise CorpusError(f"corpus {corpus_id!r}: dtype must be uint16 or uint32, given {given['dtype']!r}")
     rows = given["rows"]

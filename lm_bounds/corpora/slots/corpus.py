@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -21,9 +20,6 @@ from lm_bounds.corpora.token_stream import IntArray
 from lm_bounds.errors import CorpusError, UsageError
 from lm_bounds.sampling import NO_TOKEN, VOID
 
-_LOG = logging.getLogger("lm_bounds")
-_BATCH_SLOTS = 512
-_KEPT_TOKENS = 1 << 24
 # The number of tokens that is shown where no failure probability is known.
 SHOWN_FAILURE_PROB = 1e-3
 

@@ -68,12 +68,15 @@ class TokenCells:
         if distinct:
             mean = sum(cell.n_slots for cell in distinct.values()) / len(distinct)
             self._group = max(1, min(_LARGEST_GROUP, int(_GROUP_BYTES / mean)))
-        read = dict(zip(distinct, self._tokens(list(distinct.values())), strict=True))
-        fresh = iter([(cell._replace(content=None), read[cell.base]) for cell in cells])
-        found = [next(fresh) if each is None else each for each in known]
-        for base, tokens in read.items():
-            self._known.add(distinct[base]._replace(content=None), tokens)
-        return found
+        tokens = self._tokens(list(distinct.values()))
+        read = {
+            base: (cell._replace(content=None), each)
+            for (base, cell), each in zip(distinct.items(), tokens, strict=True)
+        }
+        for pair in read.values():
+            self._known.add(*pair)
+        fresh = (read[cell.base] for cell in cells)
+        return [next(fresh) if each is None else each for each in known]
 
     def _tokens(self, cells: list[Cell]) -> list[CellTokens]:
         found = []

@@ -14,8 +14,7 @@ from hypothesis import strategies as st
 from scipy.stats import binomtest, chisquare
 
 from lm_bounds.bounds import proportion_upper
-from lm_bounds.corpora.slots import SlotCorpus
-from lm_bounds.corpora.slots import corpus as slot_corpus
+from lm_bounds.corpora.slots import SlotCorpus, token_cells
 from lm_bounds.errors import CorpusError, UsageError
 from lm_bounds.sampling import NO_TOKEN, VOID, draw_windows, stream_seed
 
@@ -119,12 +118,10 @@ def test_tokens_and_documents_are_found_again(invented_slots: Make) -> None:
 
 
 def test_cells_are_read_once_as_long_as_they_fit(invented_slots: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(slot_corpus, "_KEPT_TOKENS", 300)
     random = np.random.default_rng(8)
     sizes = random.integers(5, 60, 60)
     tokens = np.minimum(random.integers(0, 12, 60), sizes)
     few: Any = invented_slots(sizes.tolist(), tokens.tolist())
-    monkeypatch.undo()
     corpus: Any = invented_slots(sizes.tolist(), tokens.tolist())
     slots = random.integers(0, few.number, 3000)
     read: list[int] = []
@@ -134,7 +131,11 @@ def test_cells_are_read_once_as_long_as_they_fit(invented_slots: Make, monkeypat
     once = len(read)
     assert corpus.tokens_at(slots).tolist() == wanted.tolist()
     assert len(read) == once
+    monkeypatch.setattr(token_cells, "_KEPT_TOKENS", 300)
     assert few.tokens_at(slots).tolist() == wanted.tolist()
+    before = len(read)
+    assert few.tokens_at(slots).tolist() == wanted.tolist()
+    assert len(read) > before  # what did not fit is read again
 
 
 def test_malformed_cells_are_reported_once_with_their_place(
